@@ -1,0 +1,260 @@
+"""What a stage is: the whole of the kernel that `data_prep` and `trainer` may import.
+
+A stage is a function of a `StageContext` and its params (a frozen dataclass). It reads the files of its inputs,
+writes files of its own, publishes them, and returns metrics:
+
+    @dataclass(frozen=True)
+    class ShoutParams:
+        mark: str = "!"
+
+    def shout_shard(shard: Shard) -> ShardResult:
+        text = Path(shard.unit.paths[0]).read_text()
+        Path(shard.path("text", ".txt")).write_text(text.upper() + shard.params.mark)
+        return ShardResult(records={"text": 1})
+
+    @stage(version=1)
+    def shout(ctx: StageContext, params: ShoutParams) -> Metrics:
+        mapped = ctx.map_shards(shout_shard, units_of(ctx.files("text")), params)
+        ctx.publish_shards(mapped)
+        return mapped.metrics
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, is_dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from pipeline.errors import UserError
+from pipeline.store import Artifact, Checkpoint, Fence, File, Trajectory
+
+if TYPE_CHECKING:
+    from pipeline.progress import Progress
+
+__all__ = [
+    "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Progress", "Shard", "ShardResult",
+    "Stage", "StageContext", "Trajectory", "Unit", "UserError", "stage", "units_of",
+]  # fmt: skip
+
+Metrics = Mapping[str, Any]  # plain JSON values, by name
+
+
+@dataclass(frozen=True)
+class MapRun:
+    """How a stage that maps over shards is run. Never part of identity."""
+
+    in_flight: Annotated[int, Meta(ge=0, description="shards submitted at once; 0: twice the cluster's CPUs")] = 0
+    cpus: Annotated[float, Meta(gt=0, description="CPUs a shard's task reserves")] = 1.0
+    memory_gb: Annotated[float, Meta(ge=0, description="memory a shard's task reserves, GB; 0: none")] = 0.0
+    retries: Annotated[int, Meta(ge=0, description="new tries after a lost worker or an OSError")] = 3
+    error_budget: Annotated[float, Meta(ge=0, le=1, description="share of records that may be errored")] = 0.05
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What became of the records a document stage read: total = kept + rejected + errored, or publishing fails."""
+
+    total: int = 0
+    kept: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)  # by reason
+    errored: int = 0
+
+    @property
+    def balanced(self) -> bool:
+        return self.total == self.kept + sum(self.rejected.values()) + self.errored
+
+    def __add__(self, other: Counts) -> Counts:
+        rejected = dict(self.rejected)
+        for reason, number in other.rejected.items():
+            rejected[reason] = rejected.get(reason, 0) + number
+        return Counts(self.total + other.total, self.kept + other.kept, rejected, self.errored + other.errored)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One piece of work: what a shard is computed from.
+
+    `name` names the output files; `content` is the digest of everything in `paths`; `argument` is any further plain
+    value the function reads. `paths` say where the content is found today and are no part of the shard's key.
+    """
+
+    name: str
+    content: str
+    argument: Any = None
+    paths: tuple[str, ...] = ()
+
+
+def units_of(files: Sequence[File], argument: Any = None) -> list[Unit]:
+    """A unit for each file, named by the file's own name without its folder and extensions."""
+    return [Unit(stem(file.name), file.sha256, argument, (file.path,)) for file in files]
+
+
+def stem(name: str) -> str:
+    """The name's last part without extensions: `documents/pages-00.parquet` → `pages-00`."""
+    return PurePosixPath(name).name.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A unit inside its task. `path` gives the private temporary file of one output."""
+
+    unit: Unit
+    params: Any
+    side: Mapping[str, File]
+    directory: str
+
+    def path(self, folder: str, suffix: str) -> str:
+        """Where to write the output that will be published as `<folder>/<unit name><suffix>`."""
+        path = Path(self.directory, folder, self.unit.name + suffix)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return str(path)
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """What a shard's function reports: rows by output folder, counts (document stages), metrics to be summed.
+
+    `reproducible` is False when a clock decided about any record: the stage's manifest then says so.
+    """
+
+    records: Mapping[str, int] = field(default_factory=dict)
+    counts: Counts | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    reproducible: bool = True
+
+
+@dataclass(frozen=True)
+class Mapped:
+    """All shards of one `map_shards`: their files in the order of the units, counts and summed metrics."""
+
+    files: tuple[File, ...]
+    counts: Counts | None
+    metrics: Mapping[str, float]
+    reproducible: bool = True
+
+    def select(self, folder: str) -> tuple[File, ...]:
+        """The files under one output folder, in the order of the units."""
+        return tuple(file for file in self.files if file.name.startswith(folder + "/"))
+
+
+class StageContext:
+    """What the kernel gives a running stage.
+
+    `inputs`      upstream artifacts by role
+    `sources`     the files the `sources` patterns matched, hashed
+    `run`         the stage's run settings (workers, memory …), an instance of the stage's `run` dataclass
+    `trajectory`  checkpoints that survive a crash, pooled by what decides the training
+    `fence`       picklable; `fence.check()` raises once another driver has taken this artifact over
+    `progress`    picklable; `progress(done, total, loss=…)` from any process of this host
+    `directory`   folder for the artifact's own files (a model directory, a tokenizer); written by this driver only
+    """
+
+    def __init__(
+        self,
+        *,
+        stage: Stage,
+        fingerprint: str,
+        inputs: Mapping[str, Artifact],
+        sources: Sequence[File],
+        run: Any,
+        directory: str,
+        fence: Fence,
+        trajectory: Trajectory,
+        progress: Progress,
+        connect: Callable[[], None],
+    ) -> None:
+        self.stage, self.fingerprint = stage, fingerprint
+        self.inputs, self.sources, self.run = inputs, tuple(sources), run
+        self.directory, self.fence, self.trajectory = directory, fence, trajectory
+        self.progress = progress
+        self.connect = connect
+        self.published: list[File] = []
+        self.counts: Counts | None = None
+        self.reproducible = True
+
+    def files(self, role: str) -> tuple[File, ...]:
+        """What the stage reads in this role: the input artifact's files under the folder `<role>/` (all of its files
+        where it has no such folder), or, without such an input, the stage's sources."""
+        if role not in self.inputs:
+            return self.sources
+        artifact = self.inputs[role]
+        return artifact.select(role) or artifact.files
+
+    def map_shards(
+        self,
+        function: Callable[[Shard], ShardResult],
+        units: Sequence[Unit],
+        params: Any = None,
+        side_inputs: Mapping[str, File] | None = None,
+    ) -> Mapped:
+        """Run `function` (importable by name) over all units as Ray tasks, reusing every shard the pool has.
+
+        A shard's key is the hash of stage, version, function, params, unit content and argument, and the digest of
+        every side input. Bad shards do not stop the others; they are raised together at the end.
+        """
+        from pipeline.shards import map_shards
+
+        return map_shards(self, function, units, params, side_inputs or {})
+
+    def path(self, name: str) -> str:
+        """Where to write an own file of this artifact, before `publish(name)`."""
+        path = os.path.join(self.directory, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return path
+
+    def publish(self, name: str, records: int = 0) -> None:
+        """Add the own file written at `path(name)` to the artifact."""
+        self.published.append(File.of(name, self.path(name), records))
+
+    def publish_shards(self, mapped: Mapped) -> None:
+        """Add the pool's files of a `map_shards` (and their counts) to the artifact."""
+        self.published.extend(mapped.files)
+        if mapped.counts is not None:
+            self.counts = mapped.counts if self.counts is None else self.counts + mapped.counts
+        self.reproducible &= mapped.reproducible
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage function with everything the kernel must know of it before it runs."""
+
+    name: str
+    version: int
+    function: Callable[[StageContext, Any], Metrics]
+    params: type
+    run: type
+    reads: str | None = None
+    keeps: str = "documents"
+    extendable: tuple[str, ...] = ()
+
+    def __call__(self, ctx: StageContext, params: Any) -> Metrics:
+        return self.function(ctx, params)
+
+
+def stage(
+    *, version: int, run: type = MapRun, reads: str | None = None, keeps: str = "documents", extendable: tuple[str, ...] = ()
+) -> Callable[[Callable[[StageContext, Any], Metrics]], Stage]:
+    """Declare a stage.
+
+    version     raise it when the same params must give another output
+    run         frozen dataclass of the settings that never change the output
+    reads       role of the document stage it reads: its records in must equal what that input kept
+    keeps       folder whose rows are the records it kept
+    extendable  params that may grow without leaving the trajectory of checkpoints (`max_steps`)
+    """
+
+    def declare(function: Callable[[StageContext, Any], Metrics]) -> Stage:
+        hints = typing.get_type_hints(function)
+        names = list(inspect.signature(function).parameters)
+        params = hints.get(names[1]) if len(names) == 2 else None
+        if params is None or not is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+            raise TypeError(f"stage {function.__name__}: its second argument must be typed with a frozen dataclass, its params")
+        return Stage(function.__name__, version, function, params, run, reads, keeps, extendable)
+
+    return declare
