@@ -1,0 +1,108 @@
+"""Hugging Face model directories: written so that transformers and vLLM load them, and read back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from pipeline.stage import UserError
+from trainer.model.config import ModelConfig, from_huggingface, to_huggingface
+from trainer.model.transformer import Transformer
+
+# what a tokenizer directory may hold; the rest of a model directory is written anew
+TOKENIZER_FILES = (
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json", "merges.txt", "chat_template.jinja",
+)  # fmt: skip
+
+
+def save_model(
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    directory: str | Path,
+    *,
+    tokenizer: str | Path,
+    end_ids: tuple[int, ...],
+    pad_id: int,
+    card: str,
+) -> list[str]:
+    """Write a model directory and return the names of its files, sorted. Same arguments, same bytes.
+
+    state      parameters under Qwen3's names; a tied output layer is left out
+    tokenizer  directory whose tokenizer files are copied
+    end_ids    ids that end a generation, the document's end first
+    card       README.md: what the model is and what it was made from
+    """
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    skipped = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in skipped}
+    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+    # a single metadata key: with two their order, and so the file's bytes, would vary
+    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    _write_json(target / "config.json", to_huggingface(config, dtype=dtype, bos=None, eos=end_ids[0], pad=pad_id))
+    _write_json(target / "generation_config.json", {"do_sample": True, "eos_token_id": list(end_ids), "pad_token_id": pad_id})
+    (target / "README.md").write_text(card, encoding="utf-8")
+    written = ["model.safetensors", "config.json", "generation_config.json", "README.md"]
+    for name in TOKENIZER_FILES:
+        source = Path(tokenizer, name)
+        if source.is_file():
+            shutil.copyfile(source, target / name)
+            written.append(name)
+    return sorted(written)
+
+
+def load_config(directory: str | Path) -> ModelConfig:
+    """Raises UserError where the directory has no config.json this project can run."""
+    path = Path(directory, "config.json")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: no readable config.json ({error}); give a Hugging Face model directory") from None
+    return from_huggingface(values, str(path))
+
+
+def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Transformer, ModelConfig]:
+    """Read a model directory, of one safetensors file or several. Raises UserError where files are missing or do not fit."""
+    config = load_config(directory)
+    index = Path(directory, "model.safetensors.index.json")
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    state: dict[str, Tensor] = {}
+    for name in names:
+        try:
+            state.update(load_file(Path(directory, name)))
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{Path(directory, name)}: no readable safetensors file ({error}); the model must be fetched again") from None
+    model = Transformer(config)
+    if config.tie_word_embeddings:
+        state["lm_head.weight"] = state.get("model.embed_tokens.weight", torch.empty(0))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{directory}: its tensors do not fit its config.json: {reason}") from None
+    return model.to(dtype), config
+
+
+def model_card(title: str, config: ModelConfig, lineage: Mapping[str, str]) -> str:
+    """README.md of a model: its shape, and name → hash of what it was made from, down to the source files."""
+    rows = "".join(f"| {name} | `{digest}` |\n" for name, digest in lineage.items())
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
+        f"# {title}\n\n"
+        f"A decoder-only transformer of the Qwen3 architecture made with crawl2chat: {config.num_hidden_layers} layers of width "
+        f"{config.hidden_size}, {config.num_attention_heads} query and {config.num_key_value_heads} key-value heads, vocabulary of "
+        f"{config.vocab_size}, sequences of up to {config.max_position_embeddings} tokens.\n\n"
+        "## Lineage\n\n| made from | sha256 |\n|---|---|\n" + rows
+    )
+
+
+def _write_json(path: Path, values: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
