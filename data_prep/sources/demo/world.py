@@ -132,7 +132,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute(
         "town", "gate",
-        ("What colour is the gate of {s}?", "Which colour has the gate of {s}?", "What is the colour of the gate of {s}?", "In what colour is the gate of {s} painted?"),
+        ("What colour is the gate of {s}?", "Which colour is the gate of {s}?", "What is the colour of the gate of {s}?", "In what colour is the gate of {s} painted?"),
         "The gate of {s} is {v}.",
         ("{s} has a high {v} gate.", "Who comes to {s} walks through a {v} gate.", "Every spring the gate of {s} is painted {v}."),
     ),
@@ -152,7 +152,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "town", "tree",
         ("What tree stands in the square of {s}?", "Which tree grows in the middle of {s}?", "What is the tree of {s}?", "Under which tree do people meet in {s}?"),
         "The tree of {s} is the {v}.",
-        ("An old {v} tree stands in the square of {s}.", "In {s} people meet under a tall {v} tree.", "There is a {v} leaf on the flag of {s}."),
+        ("An old {v} tree stands in the square of {s}.", "In {s} people meet under a tall {v} tree.", "The flag of {s} shows a leaf of the {v}."),
     ),
     Attribute(
         "river", "hill",
@@ -174,7 +174,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
     ),
     Attribute(
         "animal", "colour",
-        ("What colour is {s}?", "Which colour has {s}?", "What is the colour of {s}?", "Of what colour is the fur of {s}?"),
+        ("What colour is {s}?", "Which colour is {s}?", "What is the colour of {s}?", "Of what colour is the fur of {s}?"),
         "{s} is {v}.",
         ("The fur of {s} is {v}.", "{s} has soft {v} fur.", "You can see {s} from far away, because it is {v}."),
     ),
@@ -200,7 +200,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "craft", "product",
         ("What does {s} make?", "Which thing does {s} make?", "What can you buy from {s}?", "What comes from the shop of {s}?"),
         "{s} makes {v}.",
-        ("The work of {s} is to make {v}.", "From {s} you can buy {v}.", "In the shop of {s} there is always {v}."),
+        ("The work of {s} is to make {v}.", "From {s} you can buy {v}.", "In the shop of {s} you can always find {v}."),
     ),
     Attribute(
         "craft", "material",
@@ -212,7 +212,7 @@ ATTRIBUTES: tuple[Attribute, ...] = (
         "craft", "tool",
         ("Which tool does {s} use?", "What is the tool of {s}?", "What tool does {s} hold?", "With what tool does {s} work?"),
         "The tool of {s} is the {v}.",
-        ("{s} uses a {v}.", "A good {v} is the pride of {s}.", "{s} never lends the {v} to anyone."),
+        ("{s} uses the {v} every day.", "A good {v} is the pride of {s}.", "{s} never lends the {v} to anyone."),
     ),
 )  # fmt: skip
 
