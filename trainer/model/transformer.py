@@ -14,15 +14,15 @@ Shapes below: b rows, s tokens, h query heads, k key-value heads, e head width, 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from trainer.model.config import ModelConfig
 
-LOGIT_ELEMENTS = 1 << 24  # of logits held at once: 64 MiB in fp32
+LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # what fits a core's cache; 256 MiB of fp32
 
 
 class KeyValueCache:
@@ -91,17 +91,16 @@ def document_positions(document_ids: Tensor) -> Tensor:
 
 
 def rotary(config: ModelConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [b, 1, s, e] (RoFormer, arXiv:2104.09864), computed in fp32 whatever the model's precision."""
+    """Cosines and sines [b, 1, s, e/2] (RoFormer, arXiv:2104.09864), computed in fp32 whatever the model's precision."""
     exponents = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
     angles = positions[:, None, :, None].float() * config.rope_theta**-exponents
-    angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn [b, heads, s, e]; the two halves of a head are the two coordinates of its planes."""
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
 
 
 class Attention(nn.Module):
@@ -172,6 +171,55 @@ class Backbone(nn.Module):
         return self.norm(x)
 
 
+class ChunkedLogProbs(torch.autograd.Function):
+    """log softmax(hidden @ weightᵀ / temperature) at one target a row, with never more than `chunk` rows of logits."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
+        log_probs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
+        normaliser = torch.empty_like(log_probs)
+        for rows in _spans(len(targets), chunk):
+            logits = F.linear(hidden[rows], weight).float().div_(temperature)
+            normaliser[rows] = logits.logsumexp(dim=-1)
+            log_probs[rows] = logits.gather(1, targets[rows, None])[:, 0] - normaliser[rows]
+        ctx.save_for_backward(hidden, weight, targets, normaliser)
+        ctx.temperature, ctx.chunk = temperature, chunk
+        return log_probs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, targets, normaliser = ctx.saved_tensors
+        hidden_gradient = torch.empty_like(hidden)
+        weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
+        for rows in _spans(len(targets), ctx.chunk):
+            scaled = gradients[0][rows, None] / ctx.temperature
+            logits = F.linear(hidden[rows], weight).float().div_(ctx.temperature)
+            # d log p(target) / d logit = [is the target] - p
+            logit_gradient = logits.sub_(normaliser[rows, None]).exp_().mul_(-scaled).scatter_add_(1, targets[rows, None], scaled)
+            logit_gradient = logit_gradient.to(weight.dtype)
+            hidden_gradient[rows] = logit_gradient @ weight
+            weight_gradient += logit_gradient.T @ hidden[rows]
+        return hidden_gradient, weight_gradient.to(weight.dtype), None, None, None
+
+
+def _spans(length: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, length, size)]
+
+
+class OutputLayer(nn.Linear):
+    """The language-model head: logits, or log-probabilities of given targets without holding all logits.
+
+    Both go through `forward`, where a sharded optimizer gathers the weight.
+    """
+
+    def forward(self, hidden: Tensor, targets: Tensor | None = None, temperature: float = 1.0, chunk: int = 0) -> Tensor:
+        if targets is None:
+            return F.linear(hidden, self.weight)
+        chunk = chunk or max(1, LOGITS_AT_ONCE[hidden.device.type] // self.out_features)
+        result: Tensor = ChunkedLogProbs.apply(hidden, self.weight, targets, temperature, chunk)
+        return result
+
+
 class Transformer(nn.Module):
     """`forward` gives hidden states; `logits` or `log_probs` turn them into predictions. `config` must be resolved."""
 
@@ -180,7 +228,7 @@ class Transformer(nn.Module):
         self.config = config
         with torch.device("meta"):  # no time spent on torch's own initialisation
             self.model = Backbone(config)
-            self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.lm_head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
         self.to_empty(device="cpu")
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
@@ -217,7 +265,7 @@ class Transformer(nn.Module):
         position_ids  [b, s]: only where they are neither a document's own nor 0…s-1
         cache         `input_ids` continue what it holds; it takes them in
         """
-        b, s = input_ids.shape
+        s = input_ids.shape[1]
         mask = None
         if cache is not None:
             mask = cache.mask(s)
@@ -241,17 +289,8 @@ class Transformer(nn.Module):
     def log_probs(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 0) -> Tensor:
         """log p(target) of each position: [n, d], [n] → [n] fp32.
 
-        The logits are made for `chunk` positions at a time (0: as many as `LOGIT_ELEMENTS` allows) and made again in
-        the backward pass instead of being kept.
+        The logits are made for `chunk` positions at a time (0: as many as suit the device) and made again in the
+        backward pass instead of being kept.
         """
-        chunk = chunk or max(1, LOGIT_ELEMENTS // self.config.vocab_size)
-        if len(targets) <= chunk:
-            return self._log_probs(hidden, targets, temperature)
-        parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-        return torch.cat([checkpoint(self._log_probs, h, t, temperature, use_reentrant=False) for h, t in parts])
-
-    def _log_probs(self, hidden: Tensor, targets: Tensor, temperature: float) -> Tensor:
-        logits = self.logits(hidden)
-        if temperature != 1.0:
-            logits = logits / temperature
-        return -F.cross_entropy(logits, targets, reduction="none")
+        result: Tensor = self.lm_head(hidden, targets, temperature, chunk)
+        return result
