@@ -32,7 +32,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from pipeline.errors import UserError
-from pipeline.store import Artifact, Checkpoint, Fence, File, Trajectory
+from pipeline.files import File
+from pipeline.lease import Fence
+from pipeline.store import Artifact
+from pipeline.trajectory import Checkpoint, Trajectory
 
 if TYPE_CHECKING:
     from pipeline.progress import Progress
@@ -152,6 +155,7 @@ class StageContext:
     `trajectory`  checkpoints that survive a crash, pooled by what decides the training
     `fence`       picklable; `fence.check()` raises once another driver has taken this artifact over
     `progress`    picklable; `progress(done, total, loss=…)` from any process of this host
+    `connect()`   starts or joins Ray (map_shards does so by itself)
     `directory`   folder for the artifact's own files (a model directory, a tokenizer); written by this driver only
     """
 
@@ -164,6 +168,7 @@ class StageContext:
         sources: Sequence[File],
         run: Any,
         directory: str,
+        pool: Path,
         fence: Fence,
         trajectory: Trajectory,
         progress: Progress,
@@ -174,9 +179,11 @@ class StageContext:
         self.directory, self.fence, self.trajectory = directory, fence, trajectory
         self.progress = progress
         self.connect = connect
+        self.pool = pool
         self.published: list[File] = []
         self.counts: Counts | None = None
         self.reproducible = True
+        self.shards_computed = self.shards_reused = 0
 
     def files(self, role: str) -> tuple[File, ...]:
         """What the stage reads in this role: the input artifact's files under the folder `<role>/` (all of its files

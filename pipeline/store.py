@@ -1,30 +1,25 @@
-"""What the store holds: files, artifacts, checkpoints, fences (being written)."""
+"""Artifacts on disk: where they stand, whether they are whole, and how one is published.
+
+<root>/store/<stage>/shards/<shard key>/…  record.json (last)        the pool of finished shards, see shards.py
+<root>/store/<stage>/trajectories/<key>/…                            training checkpoints, see trajectory.py
+<root>/store/<stage>/<fingerprint>/  spec.json  lease-<epoch>.json  files-<epoch>/…  error.json  manifest.json (last)
+"""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.files import File
+from pipeline.identity import digest_of_files
+from pipeline.lease import Fence, LeaseLost
 
-@dataclass(frozen=True)
-class File:
-    """A file of an artifact or of the sources. `name` is identity, `path` is where it is found today."""
-
-    name: str
-    path: str
-    records: int
-    bytes: int
-    sha256: str
-
-    @classmethod
-    def of(cls, name: str, path: str, records: int = 0) -> File:
-        """Hash the file at `path`."""
-        with open(path, "rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return cls(name, os.fspath(path), records, os.path.getsize(path), digest)
+RESERVED = {"shards", "trajectories"}
 
 
 @dataclass(frozen=True)
@@ -34,41 +29,129 @@ class Artifact:
     stage: str
     fingerprint: str
     digest: str
-    directory: str  # folder that holds the artifact's own files under their names
+    directory: str  # holds the artifact's own files under their names
     files: tuple[File, ...]
     manifest: Mapping[str, Any]
 
     def select(self, folder: str) -> tuple[File, ...]:
+        """The files whose name starts with `<folder>/`, in the manifest's order."""
         return tuple(file for file in self.files if file.name.startswith(folder + "/"))
 
     def file(self, name: str) -> File:
-        return next(file for file in self.files if file.name == name)
-
-
-class Fence:
-    def check(self) -> None: ...
+        """The file of this name; UserError where the artifact has none."""
+        for file in self.files:
+            if file.name == name:
+                return file
+        raise UserError(f"{self.stage} {self.fingerprint[:12]}: holds no file {name!r}")
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A COMPLETE training checkpoint. `facts` is what `commit` was given (world size, ZeRO stage …)."""
+class Store:
+    """The store under `<root>/store`."""
 
-    step: int
-    directory: str
-    facts: Mapping[str, Any]
+    root: Path
+
+    def stage_directory(self, stage: str) -> Path:
+        return self.root / "store" / stage
+
+    def directory(self, stage: str, fingerprint: str) -> Path:
+        return self.stage_directory(stage) / fingerprint
+
+    def pool(self, stage: str) -> Path:
+        return self.stage_directory(stage) / "shards"
+
+    def trajectory(self, stage: str, key: str) -> Path:
+        return self.stage_directory(stage) / "trajectories" / key
+
+    def stages(self) -> list[str]:
+        return storage.names(self.root / "store")
+
+    def fingerprints(self, stage: str) -> list[str]:
+        """Every fingerprint of a stage that was ever begun."""
+        return [name for name in storage.names(self.stage_directory(stage)) if name not in RESERVED]
+
+    def manifest(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
+        """The artifact's manifest, or None while it has none."""
+        return _json(self.directory(stage, fingerprint) / "manifest.json")
+
+    def spec(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
+        """What the fingerprint is made of: stage, version, params, inputs, sources."""
+        return _json(self.directory(stage, fingerprint) / "spec.json")
+
+    def error(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
+        """Why the last try failed, or None."""
+        return _json(self.directory(stage, fingerprint) / "error.json")
+
+    def artifact(self, stage: str, fingerprint: str) -> Artifact | None:
+        """The published artifact, or None while it has no manifest."""
+        manifest = self.manifest(stage, fingerprint)
+        if manifest is None:
+            return None
+        files = tuple(
+            File(entry["name"], str(self.root / entry["path"]), entry["records"], entry["bytes"], entry["sha256"])
+            for entry in manifest["files"]
+        )
+        return Artifact(stage, fingerprint, manifest["digest"], str(self.root / manifest["directory"]), files, manifest)
+
+    def own_files(self, stage: str, fingerprint: str, epoch: int) -> Path:
+        """The folder for the artifact's own files: a folder for each epoch, so that no driver writes over another's."""
+        return self.directory(stage, fingerprint) / f"files-{epoch}"
+
+    def publish(self, fence: Fence, manifest: Mapping[str, Any], files: Sequence[File]) -> None:
+        """Write the manifest, which makes the artifact exist. LeaseLost where another driver took it over.
+
+        The candidate bears the epoch: who takes over removes older candidates after taking the lease, so that a driver
+        which froze between its check and the promotion finds its candidate gone.
+        """
+        directory = Path(fence.directory)
+        for file in files:
+            if Path(file.path).is_relative_to(directory):
+                storage.sync_file(file.path)
+        entries = [
+            {
+                "name": file.name,
+                "path": Path(file.path).relative_to(self.root).as_posix(),
+                "records": file.records,
+                "bytes": file.bytes,
+                "sha256": file.sha256,
+            }
+            for file in files
+        ]
+        whole = {
+            **manifest,
+            "digest": digest_of_files((file.name, file.sha256) for file in files),
+            "directory": (directory / f"files-{fence.epoch}").relative_to(self.root).as_posix(),
+            "files": entries,
+        }
+        candidate = directory / f"candidate-{fence.epoch}.json"
+        storage.put(candidate, json.dumps(whole, indent=1, sort_keys=True, ensure_ascii=False).encode())
+        fence.check()
+        if not storage.promote(candidate, directory / "manifest.json"):
+            fence.check()
+            raise LeaseLost(f"{directory}: the manifest of this driver was swept by a later one; nothing of it is published")
+        storage.delete(directory / "error.json")
+
+    def sweep(self, fence: Fence) -> None:
+        """Remove what drivers of older epochs left unpublished: first their candidates, then their files."""
+        directory = Path(fence.directory)
+        for name in storage.names(directory):
+            if name.startswith("candidate-") and int(name[10:-5]) < fence.epoch:
+                storage.delete(directory / name)
+        manifest = _json(directory / "manifest.json")  # after the candidates: from here on only this epoch can publish
+        published = Path(manifest["directory"]).name if manifest else ""
+        for name in storage.names(directory):
+            if name.startswith("files-") and int(name[6:]) < fence.epoch and name != published:
+                storage.remove_tree(directory / name)
 
 
-class Trajectory:
-    """Picklable. Checkpoints of one training, shared by all drivers that ever ran it."""
-
-    def latest(self) -> Checkpoint | None:
-        """The newest COMPLETE checkpoint whose files are whole, or None."""
-        raise NotImplementedError
-
-    def begin(self, step: int) -> str:
-        """A private directory (made) for this step's files; all ranks of this launch get the same one."""
-        raise NotImplementedError
-
-    def commit(self, step: int, facts: Mapping[str, Any]) -> None:
-        """Rank 0, after a barrier: check the fence, hash every file, write COMPLETE last; older ones are retired."""
-        raise NotImplementedError
+def _json(path: Path) -> dict[str, Any] | None:
+    data = storage.read(path)
+    if data is None:
+        return None
+    try:
+        value = json.loads(data)
+    except ValueError:
+        raise UserError(f"{path}: damaged (not JSON); remove this file, what it describes is then built again") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: damaged (no JSON object); remove this file, what it describes is then built again")
+    return value

@@ -1,0 +1,76 @@
+"""Ray: start it on this machine or connect to a cluster, with one clear line when that fails. Imported lazily."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from pipeline.errors import UserError
+
+CONNECT_TIMEOUT_S = 60
+PASSED_ON = ("CRAWL2CHAT_",)  # environment of the driver that its workers see on a cluster that it did not start
+
+
+@dataclass(frozen=True)
+class ClusterConfig:
+    """Where tasks and ranks run."""
+
+    kind: Literal["local", "existing"] = "local"
+    address: Annotated[str, Meta(description="head of an existing cluster, host:port; auto: RAY_ADDRESS or this machine's")] = "auto"
+    cpus: Annotated[int, Meta(ge=0, description="CPUs of a local Ray; 0: all")] = 0
+    object_store_gb: Annotated[float, Meta(ge=0.08, description="Ray's object store on this machine, GB (paths travel, not data)")] = 0.25
+
+
+def connect(cluster: ClusterConfig) -> None:
+    """Make Ray usable in this process, once. UserError says what to mend."""
+    import ray
+
+    if ray.is_initialized():
+        return
+    environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
+    if cluster.kind == "existing":
+        _require_alive(cluster.address)
+        try:
+            ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": environment})
+        except (ConnectionError, RuntimeError) as error:
+            raise UserError(_advice(cluster.address, str(error).splitlines()[0])) from None
+        return
+    os.environ.setdefault("RAY_task_oom_retries", "3")
+    ray.init(
+        address="local",  # num_cpus would otherwise be refused where another Ray runs on this machine
+        num_cpus=cluster.cpus or os.cpu_count(),
+        object_store_memory=int(cluster.object_store_gb * 2**30),
+        include_dashboard=False,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists() and token.stat().st_mode & 0o077:
+        token.chmod(0o600)
+
+
+def _require_alive(address: str) -> None:
+    """A half-dead head leaves `ray.init` silent for minutes: ask it from a process that can be ended."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    if address != "auto":
+        command += ["--address", address]
+    try:
+        result = subprocess.run(command, timeout=CONNECT_TIMEOUT_S, capture_output=True, text=True, check=False)
+    except subprocess.TimeoutExpired:
+        raise UserError(_advice(address, f"no answer within {CONNECT_TIMEOUT_S} s")) from None
+    if result.returncode != 0:
+        last = (result.stderr.strip() or result.stdout.strip() or "the head does not answer").splitlines()[-1]
+        raise UserError(_advice(address, last))
+
+
+def _advice(address: str, reason: str) -> str:
+    return (
+        f"cluster.address={address}: cannot connect to Ray ({reason}); start a head with `ray start --head`, "
+        "check the address, and where the cluster uses tokens set RAY_AUTH_MODE=token with the same token on every node"
+    )

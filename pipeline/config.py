@@ -1,0 +1,268 @@
+"""From composed Hydra values to typed settings: every stage's params are judged here before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import re
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from pipeline.cluster import ClusterConfig
+from pipeline.errors import UserError
+from pipeline.identity import plain
+from pipeline.stage import Stage
+
+GROUPS = ("recipe", "stage", "model", "source", "cluster")
+RESERVED = ("needs", "sources", "run", "pin")
+
+
+@dataclass(frozen=True)
+class Sources:
+    """The user's own files, as lists of paths or patterns."""
+
+    pages: tuple[str, ...] = ()
+    blocklists: tuple[str, ...] = ()
+    conversations: tuple[str, ...] = ()
+    preferences: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is said to the kernel itself. None of it is part of any identity."""
+
+    command: str = "run"
+    root: Annotated[str, Meta(description="folder of the store and the runs")] = "out"
+    name: Annotated[str | None, Meta(description="name of the run, a folder under <root>/runs; the recipe's by default")] = None
+    target: Annotated[str | None, Meta(description="build up to this stage; all stages by default")] = None
+    only: Annotated[tuple[str, ...], Meta(description="build just these stages; what they need must be done")] = ()
+    start: Annotated[str | None, Meta(description="build from this stage on; what stands before it must be done")] = None
+    force: Annotated[tuple[str, ...], Meta(description="build these stages again though they are done")] = ()
+    format: Annotated[Literal["text", "json"], Meta(description="how plan, status, ls and why answer")] = "text"
+    artifact: Annotated[str | None, Meta(description="the stage whose artifact chat uses; the last model by default")] = None
+    apply: Annotated[bool, Meta(description="gc: remove what it lists")] = False
+    zero: Annotated[int, Meta(ge=0, le=3, description="DeepSpeed ZeRO stage of the training stages")] = 1
+    recipe_name: str = ""
+    sweep_job: str = ""
+    source: Sources = field(default_factory=Sources)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    model: dict[str, Any] = field(default_factory=dict)
+    stages: dict[str, str] = field(default_factory=dict)
+    commands: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A stage of the recipe with its judged params."""
+
+    name: str
+    stage: Stage
+    params: Any
+    run: Any
+    needs: Mapping[str, str]  # role → stage
+    sources: tuple[str, ...] | None  # None: the stage reads no files of the user's
+    sources_key: str  # where the user sets them
+    pin: str | None
+
+
+@dataclass(frozen=True)
+class Config:
+    settings: Settings
+    nodes: Mapping[str, Node]  # in an order in which they can be built
+    values: Mapping[str, Any]  # as composed
+    commands: Mapping[str, Any]  # settings of the commands outside the kernel, judged
+
+    @property
+    def root(self) -> Path:
+        return Path(self.settings.root).expanduser().absolute()
+
+
+def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
+    """Judge composed values (`raw`: with interpolations unresolved, to name the key that a user sets).
+
+    UserError in one line: the key, what is wrong, what is allowed or was meant.
+    """
+    stages = values.get("stages") or {}
+    command_names = values.get("commands") or {}
+    own = {f.name for f in dataclasses.fields(Settings)}
+    _require_known("", values, [*own, *stages, *command_names])
+    settings = typed(Settings, {key: value for key, value in values.items() if key in own}, "")
+    if settings.cluster.kind != "local" and not Path(settings.root).expanduser().is_absolute():
+        raise UserError(f"root={settings.root}: a relative folder is another one on every node; give an absolute path that all of them share")
+    nodes = {name: _node(name, dotted, values.get(name) or {}, raw.get(name) or {}) for name, dotted in stages.items()}
+    for node in nodes.values():
+        for role, upstream in node.needs.items():
+            if upstream not in nodes:
+                raise UserError(f"{node.name}.needs.{role}={upstream}: no such stage{_nearest(upstream, nodes)}")
+    for key in ("target", "start"):
+        _require_stages(key, [getattr(settings, key)] if getattr(settings, key) else [], nodes)
+    for key in ("only", "force"):
+        _require_stages(key, getattr(settings, key), nodes)
+    commands = {
+        name: typed(settings_type(imported(dotted, f"commands.{name}")), values.get(name) or {}, name)
+        for name, dotted in command_names.items()
+        if name == settings.command
+    }
+    return Config(settings, _ordered(nodes), values, commands)
+
+
+def settings_type(command: Callable[..., Any]) -> type:
+    """The dataclass of a command's third argument."""
+    return list(typing.get_type_hints(command).values())[2]
+
+
+def _node(name: str, dotted: str, values: Mapping[str, Any], raw: Mapping[str, Any]) -> Node:
+    found = imported(dotted, f"stages.{name}")
+    if not isinstance(found, Stage):
+        raise UserError(f"stages.{name}={dotted}: this is no stage; it must be a function declared with @stage")
+    if not isinstance(values, Mapping):
+        raise UserError(f"{name}={values!r}: a stage's settings are a mapping; set single values with {name}.<key>=…")
+    params = typed(found.params, {key: value for key, value in values.items() if key not in RESERVED}, name, RESERVED)
+    run = typed(found.run, values.get("run") or {}, f"{name}.run")
+    needs = {role: upstream for role, upstream in (values.get("needs") or {}).items() if upstream is not None}
+    sources = None if values.get("sources") is None else typed(_SourceList, {"sources": values["sources"]}, name).sources
+    origin = re.search(r"\$\{(source\.\w+)\}", str(raw.get("sources")))
+    pin = values.get("pin")
+    if pin is not None and not isinstance(pin, str):
+        raise UserError(f"{name}.pin={pin!r}: a fingerprint or its first characters, quoted, is expected")
+    return Node(name, found, params, run, needs, sources, origin[1] if origin else f"{name}.sources", pin)
+
+
+@dataclass(frozen=True)
+class _SourceList:
+    sources: tuple[str, ...]
+
+
+def imported(dotted: str, key: str) -> Any:
+    module, _, name = dotted.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"{key}={dotted}: cannot be imported ({error}); name a function by its dotted path") from error
+
+
+def typed(kind: type, values: Any, where: str, also: Iterable[str] = ()) -> Any:
+    """`values` as an instance of the dataclass `kind`, ranges checked, defaults too, numbers in the declared type."""
+    values = values if isinstance(values, Mapping) else {}
+    _require_known_deep(kind, values, where, also)
+    try:
+        once = msgspec.convert(values, kind)
+        return msgspec.convert(plain(once), kind)
+    except msgspec.ValidationError as error:
+        raise UserError(_explained(kind, values, where, str(error))) from None
+
+
+def _explained(kind: type, values: Mapping[str, Any], where: str, message: str) -> str:
+    """msgspec's message with the full key, the value that was given, what is allowed and what the key means."""
+    what, _, place = message.partition(" - at ")
+    path = re.sub(r"^\$\.?|`", "", place.strip("`"))
+    key = ".".join(part for part in (where, path) if part)
+    hint, value = field_type(kind, path), _at(values, path)
+    parts = [f"{key}={value}: {what[0].lower()}{what[1:]}" if path and value is not None else f"{key or 'settings'}: {what}"]
+    choices = _choices(hint)
+    if choices:
+        parts.append("allowed: " + ", ".join(map(str, choices)))
+    description = _description(hint)
+    if description:
+        parts.append(description)
+    return "; ".join(parts)
+
+
+def field_type(kind: Any, path: str) -> Any:
+    """The declared type (with its Annotated metadata) of the field at a dotted path."""
+    for part in re.split(r"\.|\[\d+\]", path):
+        if not part:
+            continue
+        bare = dataclass_of(kind)
+        if bare is None:
+            return None
+        kind = typing.get_type_hints(bare, include_extras=True).get(part)
+    return kind
+
+
+def dataclass_of(hint: Any) -> type | None:
+    """The dataclass inside a type hint (`X`, `X | None`, `Annotated[X, …]`), or None."""
+    if typing.get_origin(hint) in (Annotated, typing.Union, types.UnionType):
+        return next((found for found in map(dataclass_of, typing.get_args(hint)) if found), None)
+    return hint if isinstance(hint, type) and dataclasses.is_dataclass(hint) else None
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return next((found for found in map(_choices, typing.get_args(hint)) if found), ())
+
+
+def _description(hint: Any) -> str:
+    metas = getattr(hint, "__metadata__", ())
+    return next((meta.description for meta in metas if isinstance(meta, Meta) and meta.description), "")
+
+
+def _at(values: Any, path: str) -> Any:
+    for part in path.replace("[", ".").replace("]", "").split("."):
+        if isinstance(values, Mapping):
+            values = values.get(part)
+        elif isinstance(values, list) and part.isdigit():
+            values = values[int(part)]
+        else:
+            return None
+    return values
+
+
+def _require_known_deep(kind: type, values: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> None:
+    hints = typing.get_type_hints(kind, include_extras=True)
+    _require_known(where, values, [*hints, *also])
+    for key, value in values.items():
+        nested = dataclass_of(hints.get(key))
+        if nested is not None and isinstance(value, Mapping):
+            _require_known_deep(nested, value, f"{where}.{key}" if where else key)
+
+
+def _require_known(where: str, values: Iterable[str], known: Iterable[str]) -> None:
+    known = list(known)
+    for key in values:
+        if key not in known:
+            full = f"{where}.{key}" if where else key
+            raise UserError(f"{full}: no such setting{_nearest(str(key), known)}")
+
+
+def _require_stages(key: str, names: Iterable[str], nodes: Mapping[str, Node]) -> None:
+    for name in names:
+        if name not in nodes:
+            raise UserError(f"{key}={name}: no such stage{_nearest(name, nodes)}")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(known)}"
+
+
+def _ordered(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """Nodes so that each comes after all it needs; UserError for a circle."""
+    ordered: dict[str, Node] = {}
+    path: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in ordered:
+            return
+        if name in path:
+            raise UserError(f"needs: {' → '.join([*path[path.index(name):], name])} go in a circle; remove one of these needs")
+        path.append(name)
+        for upstream in nodes[name].needs.values():
+            visit(upstream)
+        path.pop()
+        ordered[name] = nodes[name]
+
+    for name in nodes:
+        visit(name)
+    return ordered

@@ -1,0 +1,210 @@
+"""Build what is not done, in order, one lease at a time; say what failed and which command goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import Config, Node
+from pipeline.errors import UserError
+from pipeline.identity import digest, plain
+from pipeline.lease import Fence, Lease, LeaseLost, acquire
+from pipeline.progress import Console, Progress
+from pipeline.provenance import provenance
+from pipeline.runs import Run
+from pipeline.stage import Counts, StageContext
+from pipeline.states import Status, Survey, to_build
+from pipeline.store import Artifact, Store
+from pipeline.trajectory import Trajectory
+
+
+class StageFailed(UserError):
+    """A stage could not be built. `bug` holds the traceback of what no user can mend."""
+
+    def __init__(self, message: str, bug: str | None) -> None:
+        super().__init__(message)
+        self.bug = bug
+
+
+def run(config: Config, overrides: Sequence[str]) -> Survey:
+    """Bring the target up to date. StageFailed names the stage; every finished shard and checkpoint stays."""
+    store = Store(config.root)
+    survey = Survey(config, store, hash_sources=True)
+    order = to_build(survey)
+    current = Run.of(config)
+    current.begin(survey, overrides)
+    with Console(current.events):
+        for name in order:
+            node = config.nodes[name]
+            survey.refresh(name)
+            progress = Progress(str(current.events), name)
+            try:
+                _build(survey, node, progress)
+            except Exception as error:
+                progress.event("failed", text=f"failed: {first_line(error)}")
+                bug = None if isinstance(error, UserError) else traceback.format_exc()
+                raise StageFailed(f"{name}: {first_line(error)}", bug) from error
+            survey.refresh(name)
+    current.finish(survey)
+    return survey
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text.splitlines()[0]}"
+
+
+def _build(survey: Survey, node: Node, progress: Progress) -> None:
+    """Build one artifact under its lease, unless another driver did so while this one waited."""
+    store, status = survey.store, survey.statuses[node.name]
+    forced = node.name in survey.config.settings.force
+    directory = store.directory(node.stage.name, str(status.fingerprint))
+    lease = acquire(directory, lambda owner: progress.event("waiting", text=f"{owner} is building this; waiting for it"))
+    try:
+        store.sweep(lease.fence)
+        if survey.refresh(node.name).state == "DONE" and not forced:
+            progress.event("reused")
+            return
+        assert status.spec is not None
+        storage.create(directory / "spec.json", json.dumps(status.spec, indent=1, sort_keys=True, ensure_ascii=False).encode())
+        why = "forced" if forced else "; ".join(map(str, status.why[:3]))
+        progress.event("start", why=why, fingerprint=status.fingerprint)
+        _build_leased(survey, node, status, lease, progress)
+    finally:
+        lease.release()
+
+
+def _build_leased(survey: Survey, node: Node, status: Status, lease: Lease, progress: Progress) -> None:
+    store, started = survey.store, time.time()
+    ctx = _context(survey, node, status, lease.fence, progress)
+    try:
+        metrics = node.stage(ctx, node.params)
+        _require_conservation(node, ctx)
+    except LeaseLost:
+        raise
+    except Exception as error:
+        _record_error(Path(lease.fence.directory), error)
+        raise
+    elapsed = time.time() - started
+    manifest = {
+        **dict(status.spec or {}),
+        "fingerprint": status.fingerprint,
+        "inputs": {
+            role: {"stage": artifact.stage, "fingerprint": artifact.fingerprint, "digest": artifact.digest}
+            for role, artifact in ctx.inputs.items()
+        },
+        "trajectory": Path(ctx.trajectory.directory).name,
+        "counts": _counts(ctx.counts),
+        "metrics": dict(metrics),
+        "reproducible": ctx.reproducible and all(a.manifest["reproducible"] for a in ctx.inputs.values()),
+        "shards": {"computed": ctx.shards_computed, "reused": ctx.shards_reused},
+        "run": plain(node.run),
+        "provenance": provenance(node.stage),
+        "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "elapsed_s": round(elapsed, 3),
+    }
+    store.publish(lease.fence, manifest, ctx.published)
+    progress.event("done", elapsed_s=round(elapsed, 1), summary=_summary(ctx, metrics))
+
+
+def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress: Progress) -> StageContext:
+    config, store = survey.config, survey.store
+    inputs: dict[str, Artifact] = {}
+    for role, upstream in node.needs.items():
+        before = survey.statuses[upstream]
+        artifact = store.artifact(before.node.stage.name, str(before.fingerprint))
+        if artifact is None:
+            raise UserError(f"{node.name}: needs {upstream}, which has no artifact; run target={upstream} first")
+        inputs[role] = artifact
+    own = store.own_files(node.stage.name, str(status.fingerprint), fence.epoch)
+    if own.exists():  # an earlier process with this epoch cannot be: epochs are taken exclusively
+        raise UserError(f"{own}: exists although this epoch is new; remove it")
+    own.mkdir(parents=True)
+
+    def connect() -> None:
+        from pipeline.cluster import connect as connect_ray
+
+        connect_ray(config.settings.cluster)
+
+    trajectory = Trajectory(
+        str(store.trajectory(node.stage.name, trajectory_key(status.spec or {}, node.stage.extendable))),
+        str(status.fingerprint)[:16],
+        fence,
+    )
+    trajectory.sweep()
+    return StageContext(
+        stage=node.stage,
+        fingerprint=str(status.fingerprint),
+        inputs=inputs,
+        sources=survey.sources(node) or (),
+        run=node.run,
+        directory=str(own),
+        pool=store.pool(node.stage.name),
+        fence=fence,
+        trajectory=trajectory,
+        progress=progress,
+        connect=connect,
+    )
+
+
+def trajectory_key(spec: Mapping[str, Any], extendable: Sequence[str]) -> str:
+    """What decides a training but not how long it goes on."""
+    params = {key: value for key, value in spec["params"].items() if key not in extendable}
+    return digest({**spec, "params": params})[:32]
+
+
+def _require_conservation(node: Node, ctx: StageContext) -> None:
+    """Nothing a document stage read may be lost: it was kept, rejected for a reason, or errored, and that within bounds."""
+    counts = ctx.counts
+    if counts is None:
+        return
+    if not counts.balanced:
+        raise AssertionError(f"{node.name}: its counts do not add up: {counts}")
+    rows = sum(file.records for file in ctx.published if file.name.startswith(node.stage.keeps + "/"))
+    if rows != counts.kept:
+        raise AssertionError(f"{node.name}: kept {counts.kept} records but its files under {node.stage.keeps}/ hold {rows}")
+    if node.stage.reads is not None:
+        upstream = ctx.inputs[node.stage.reads].manifest["counts"]
+        if upstream is not None and upstream["kept"] != counts.total:
+            raise AssertionError(f"{node.name}: read {counts.total} records of the {upstream['kept']} that {node.stage.reads} kept")
+    if counts.errored > ctx.run.error_budget * counts.total:
+        raise UserError(
+            f"{node.name}: {counts.errored} of {counts.total} records are errored, over its error budget of {ctx.run.error_budget:.1%}; "
+            f"the rejects name each with file and offset: mend the input, or set {node.name}.run.error_budget"
+        )
+
+
+def _counts(counts: Counts | None) -> dict[str, Any] | None:
+    if counts is None:
+        return None
+    rejected = dict(sorted(counts.rejected.items()))
+    return {"in": counts.total, "kept": counts.kept, "rejected": rejected, "errored": counts.errored}
+
+
+def _summary(ctx: StageContext, metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """The few numbers a console line has room for."""
+    summary: dict[str, Any] = {}
+    if ctx.counts is not None:
+        summary = {"in": ctx.counts.total, "kept": ctx.counts.kept}
+    summary |= {name: value for name, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
+    return dict(list(summary.items())[:5])
+
+
+def _record_error(directory: Path, error: Exception) -> None:
+    facts = {
+        "error": first_line(error),
+        "traceback": None if isinstance(error, UserError) else traceback.format_exc(),
+        "failures": list(getattr(error, "failures", [])),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pid": os.getpid(),
+    }
+    with contextlib.suppress(OSError):  # a full disk must not hide the error that is being reported
+        storage.put(directory / "error.json", json.dumps(facts, indent=1, ensure_ascii=False).encode())

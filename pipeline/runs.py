@@ -1,0 +1,111 @@
+"""A run's folder: its configuration, plan and events, and a view of each stage's files under their names.
+
+<root>/runs/<name>/  config.yaml  overrides.txt  plan.json  events.jsonl  stages/<stage>/{manifest.json, files …} → the store
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.config import Config
+from pipeline.identity import digest
+from pipeline.states import Status, Survey
+from pipeline.store import Artifact, Store
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where one run keeps what it says of itself. Derived from the store; only `gc` reads `plan.json` as truth."""
+
+    directory: Path
+
+    @classmethod
+    def of(cls, config: Config) -> Run:
+        settings = config.settings
+        name = settings.name or settings.recipe_name
+        if settings.sweep_job and settings.name is None:
+            name += "-" + digest(settings.sweep_job)[:8]
+        return cls(config.root / "runs" / name)
+
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def events(self) -> Path:
+        return self.directory / "events.jsonl"
+
+    def begin(self, survey: Survey, overrides: Sequence[str]) -> None:
+        """Write down what is asked for, before anything is built."""
+        from omegaconf import OmegaConf
+
+        self.directory.mkdir(parents=True, exist_ok=True)
+        _put_if_other(self.directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(survey.config.values))))
+        _put_if_other(self.directory / "overrides.txt", "".join(f"{override}\n" for override in overrides))
+        plan = [
+            {"stage": status.node.name, "kind": status.node.stage.name, "fingerprint": status.fingerprint}
+            for status in survey.statuses.values()
+            if status.fingerprint
+        ]
+        _put_if_other(self.directory / "plan.json", json.dumps(plan, indent=1))
+
+    def finish(self, survey: Survey) -> None:
+        """Bring the views of all done stages up to date."""
+        for status in survey.statuses.values():
+            if status.state == "DONE":
+                artifact = survey.store.artifact(status.node.stage.name, str(status.fingerprint))
+                if artifact is not None:
+                    self._view(survey.store, status, artifact)
+
+    def _view(self, store: Store, status: Status, artifact: Artifact) -> None:
+        """Relative links to the artifact's files under their names; the manifest's link comes last."""
+        view = self.directory / "stages" / status.node.name
+        manifest = store.directory(artifact.stage, artifact.fingerprint) / "manifest.json"
+        marker = view / "manifest.json"
+        stamp = view / ".digest"
+        if marker.is_symlink() and marker.resolve() == manifest.resolve() and _text(stamp) == artifact.digest:
+            return
+        fresh = view.with_name(f".{view.name}.{os.getpid()}")
+        shutil.rmtree(fresh, ignore_errors=True)
+        for file in artifact.files:
+            link = fresh / file.name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(os.path.relpath(file.path, view / Path(file.name).parent))
+        fresh.mkdir(parents=True, exist_ok=True)
+        (fresh / ".digest").write_text(artifact.digest)
+        (fresh / "manifest.json").symlink_to(os.path.relpath(manifest, view))
+        shutil.rmtree(view, ignore_errors=True)
+        os.replace(fresh, view)
+
+
+def planned(root: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(run, stage entry) of every run's plan."""
+    for name in storage.names(root / "runs"):
+        data = storage.read(root / "runs" / name / "plan.json")
+        for entry in json.loads(data) if data else []:
+            yield name, entry
+
+
+def last_events(path: Path) -> dict[str, dict[str, Any]]:
+    """The newest event of each stage."""
+    latest: dict[str, dict[str, Any]] = {}
+    for line in (storage.read(path) or b"").splitlines():
+        event = json.loads(line)
+        latest[event["stage"]] = event
+    return latest
+
+
+def _text(path: Path) -> str:
+    return (storage.read(path) or b"").decode()
+
+
+def _put_if_other(path: Path, text: str) -> None:
+    if _text(path) != text:
+        storage.put(path, text.encode())

@@ -1,0 +1,244 @@
+"""map_shards: one Ray task for each shard that the pool does not hold yet.
+
+<pool>/<shard key>/<folder>.<sha256>.<suffix>   record.json (last)
+
+The pool has no owner. A task writes into a private folder, renames each finished file to a name made of its hash and
+creates `record.json` exclusively; who finds one already there uses that one. Nothing of a task travels but the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from pipeline import storage
+from pipeline.errors import UserError
+from pipeline.files import File
+from pipeline.identity import digest, plain
+
+if TYPE_CHECKING:
+    from pipeline.stage import Mapped, Shard, ShardResult, StageContext, Unit
+
+NAMED = 5  # failed shards named in the one-line message; error.json has them all
+
+
+class ShardsFailed(UserError):
+    """Some shards failed. `failures` holds unit, error and traceback of each."""
+
+    def __init__(self, message: str, failures: Sequence[Mapping[str, str]]) -> None:
+        super().__init__(message)
+        self.failures = failures
+
+
+@dataclass(frozen=True)
+class ShardTask:
+    """All a worker needs to compute one shard."""
+
+    function: Callable[[Shard], ShardResult]
+    unit: Unit
+    params: Any
+    side: Mapping[str, File]
+    folder: str  # <pool>/<shard key>
+    writer: str  # names the private folder: fingerprint and lease epoch
+
+
+def shard_key(
+    stage: str, version: int, function: Callable[..., Any], params: Any, unit: Unit, side_inputs: Mapping[str, File]
+) -> str:
+    """The identity of a shard: all that decides its bytes, and nothing else."""
+    return digest(
+        {
+            "stage": stage,
+            "version": version,
+            "function": function.__qualname__,
+            "params": plain(params),
+            "content": unit.content,
+            "argument": unit.argument,
+            "side": {role: file.sha256 for role, file in side_inputs.items()},
+        }
+    )
+
+
+def map_shards(
+    ctx: StageContext,
+    function: Callable[[Shard], ShardResult],
+    units: Sequence[Unit],
+    params: Any,
+    side_inputs: Mapping[str, File],
+) -> Mapped:
+    """See `StageContext.map_shards`."""
+    _require_distinct_names(units)
+    stage = ctx.stage
+    records: dict[str, bytes] = {}
+    missing: dict[str, ShardTask] = {}
+    keys = []
+    for unit in units:
+        key = shard_key(stage.name, stage.version, function, params, unit, side_inputs)
+        keys.append(key)
+        if key in records or key in missing:
+            continue
+        record = finished(ctx.pool / key)
+        if record is not None:
+            records[key] = record
+        else:
+            writer = f".{ctx.fingerprint[:12]}.{ctx.fence.epoch}"
+            missing[key] = ShardTask(function, unit, params, side_inputs, str(ctx.pool / key), writer)
+    ctx.progress(len(records), len(keys))
+    failures: list[dict[str, str]] = []
+    if missing:
+        ctx.connect()
+        for key, outcome in _computed(ctx, missing):
+            if isinstance(outcome, bytes):
+                records[key] = outcome
+            else:
+                failures.append({"unit": missing[key].unit.name, **outcome})
+            ctx.progress(len(records), len(keys))
+    ctx.shards_computed += len(missing) - len(failures)
+    ctx.shards_reused += len(units) - len(missing)
+    if failures:
+        raise ShardsFailed(_message(stage.name, failures, len(units)), failures)
+    return _mapped(ctx.pool, units, keys, records)
+
+
+def finished(folder: Path) -> bytes | None:
+    """The record of a finished shard whose files are all there, or None; a record that lost a file is removed."""
+    data = storage.read(folder / "record.json")
+    if data is None:
+        return None
+    for entry in json.loads(data)["files"]:
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(folder / entry["file"]).st_size == entry["bytes"]:
+                continue
+        storage.delete(folder / "record.json")
+        return None
+    return data
+
+
+def compute(task: ShardTask) -> bytes:
+    """In a worker: run the function in a private folder, move its files to their names, write the record last."""
+    from pipeline.stage import Shard
+
+    folder = Path(task.folder)
+    private = folder / f"{task.writer}.{uuid.uuid4().hex[:8]}"
+    private.mkdir(parents=True)
+    try:
+        result = task.function(Shard(task.unit, task.params, task.side, str(private)))
+        entries = [_adopted(path, private, folder, task.unit.name, result) for path in storage.walk(private)]
+        storage.sync_directory(folder)
+        record = {
+            "unit": task.unit.name,
+            "files": entries,
+            "counts": plain(result.counts),
+            "metrics": dict(result.metrics),
+            "reproducible": result.reproducible,
+        }
+        data = json.dumps(record, sort_keys=True).encode()
+        if storage.create(folder / "record.json", data):
+            return data
+        return finished(folder) or compute(task)
+    finally:
+        storage.remove_tree(private)
+
+
+def _adopted(path: Path, private: Path, folder: Path, unit: str, result: ShardResult) -> dict[str, Any]:
+    name = path.relative_to(private)
+    output, suffix = name.parent.as_posix(), name.name.removeprefix(unit)
+    file = File.of(output, path, result.records.get(output, 0))
+    final = f"{output.replace('/', '-')}.{file.sha256[:16]}{suffix}"
+    storage.adopt(path, folder / final)
+    return {
+        "folder": output,
+        "suffix": suffix,
+        "file": final,
+        "records": file.records,
+        "bytes": file.bytes,
+        "sha256": file.sha256,
+    }
+
+
+def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tuple[str, bytes | dict[str, str]]]:
+    """Each task's record or error, in order of arrival, with a bounded number in flight."""
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
+    run = ctx.run
+    remote = ray.remote(compute).options(
+        name=ctx.stage.name,
+        num_cpus=run.cpus,
+        memory=run.memory_gb * 2**30 or None,
+        max_retries=run.retries,
+        retry_exceptions=[OSError],
+    )
+    limit = run.in_flight or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+    waiting = iter(tasks.items())
+    running: dict[Any, str] = {}
+    checked = time.monotonic()
+    while True:
+        for key, task in waiting:
+            running[remote.remote(task)] = key
+            if len(running) >= limit:
+                break
+        if not running:
+            return
+        done, _ = ray.wait(list(running), num_returns=1, timeout=1)
+        if time.monotonic() - checked > 1:
+            ctx.fence.check()
+            checked = time.monotonic()
+        for reference in done:
+            key = running.pop(reference)
+            try:
+                outcome: bytes | dict[str, str] = ray.get(reference)
+            except RayTaskError as error:
+                outcome = _described(error.cause if isinstance(error.cause, BaseException) else error, str(error))
+            except RayError as error:  # the worker died or ran out of memory, more often than `retries` allows
+                outcome = _described(error, str(error))
+            yield key, outcome
+
+
+def _described(error: BaseException, trace: str) -> dict[str, str]:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    return {"error": first if isinstance(error, UserError) else f"{type(error).__name__}: {first}", "traceback": trace}
+
+
+def _message(stage: str, failures: Sequence[Mapping[str, str]], total: int) -> str:
+    named = "; ".join(f"{failure['unit']} ({failure['error']})" for failure in failures[:NAMED])
+    more = f"; and {len(failures) - NAMED} more" if len(failures) > NAMED else ""
+    return f"{stage}: {len(failures)} of {total} shards failed: {named}{more}. The others are kept."
+
+
+def _require_distinct_names(units: Sequence[Unit]) -> None:
+    seen: set[str] = set()
+    for unit in units:
+        if unit.name in seen:
+            raise UserError(f"two inputs are both named {unit.name!r}, their shards could not be told apart: rename one of them")
+        seen.add(unit.name)
+
+
+def _mapped(pool: Path, units: Sequence[Unit], keys: Sequence[str], records: Mapping[str, bytes]) -> Mapped:
+    from pipeline.stage import Counts, Mapped
+
+    files: list[File] = []
+    counts: Counts | None = None
+    metrics: dict[str, float] = {}
+    reproducible = True
+    for unit, key in zip(units, keys, strict=True):
+        record = json.loads(records[key])
+        for entry in record["files"]:
+            name = f"{entry['folder']}/{unit.name}{entry['suffix']}"
+            files.append(File(name, str(pool / key / entry["file"]), entry["records"], entry["bytes"], entry["sha256"]))
+        if record["counts"] is not None:
+            shard_counts = msgspec.convert(record["counts"], Counts)
+            counts = shard_counts if counts is None else counts + shard_counts
+        for metric, value in record["metrics"].items():
+            metrics[metric] = metrics.get(metric, 0) + value
+        reproducible &= record["reproducible"]
+    return Mapped(tuple(files), counts, metrics, reproducible)

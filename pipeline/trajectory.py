@@ -1,0 +1,109 @@
+"""Training checkpoints: pooled by what decides the training, complete only once their COMPLETE record is written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import storage
+from pipeline.files import File
+from pipeline.lease import Fence
+
+KEPT_FOR_FAULTS = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A complete training checkpoint. `facts` is what `commit` was given (world size, ZeRO stage …)."""
+
+    step: int
+    directory: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Picklable. The checkpoints of one training: every driver reads them all and writes under its own name.
+
+    `directory` holds `step-<N>.<fingerprint>.<epoch>/…  COMPLETE`, the latter listing every file with its sha256.
+    """
+
+    directory: str
+    fingerprint: str
+    fence: Fence
+
+    def latest(self, accept: Callable[[Checkpoint], bool] = lambda checkpoint: True) -> Checkpoint | None:
+        """The newest complete checkpoint that `accept` takes and whose files all have their hash, or None."""
+        for checkpoint in self.complete():
+            if accept(checkpoint) and self.damage(checkpoint) is None:
+                return checkpoint
+        return None
+
+    def complete(self) -> Iterator[Checkpoint]:
+        """Every checkpoint that has its COMPLETE record, newest step first; files not yet verified."""
+        found = []
+        for name in storage.names(self.directory):
+            record = storage.read(Path(self.directory, name, "COMPLETE")) if name.startswith("step-") else None
+            if record is not None:
+                step, fingerprint, epoch = name[5:].split(".")
+                found.append((int(step), int(epoch), fingerprint, name, record))
+        for step, _, _, name, record in sorted(found, reverse=True):
+            yield Checkpoint(step, str(Path(self.directory, name)), json.loads(record)["facts"])
+
+    def damage(self, checkpoint: Checkpoint) -> str | None:
+        """What is wrong with a checkpoint's files, or None when all are as COMPLETE says."""
+        record = storage.read(Path(checkpoint.directory, "COMPLETE"))
+        if record is None:
+            return f"{checkpoint.directory}: retired"
+        for name, (size, sha256) in json.loads(record)["files"].items():
+            path = Path(checkpoint.directory, name)
+            if not path.is_file() or path.stat().st_size != size or File.of(name, path).sha256 != sha256:
+                return f"{path}: missing or not the file that was saved"
+        return None
+
+    def begin(self, step: int) -> str:
+        """The private folder for this step's files, made if need be; the same for all ranks of this launch."""
+        folder = self._own(step)
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
+
+    def commit(self, step: int, facts: Mapping[str, Any], keep: Sequence[int] = ()) -> None:
+        """Rank 0, once every rank has written: hash all files, check the fence, write COMPLETE last, retire older ones.
+
+        `keep` names steps (a best one) that stay beside the last two.
+        """
+        folder = self._own(step)
+        files = {}
+        for path in storage.walk(folder):
+            storage.sync_file(path)
+            file = File.of(path.relative_to(folder).as_posix(), path)
+            files[file.name] = [file.bytes, file.sha256]
+        self.fence.check()
+        record = {"step": step, "facts": dict(facts), "files": files}
+        storage.create(folder / "COMPLETE", json.dumps(record, sort_keys=True, indent=1).encode())
+        storage.sync_directory(self.directory)
+        own = [checkpoint for checkpoint in self.complete() if f".{self.fingerprint}." in os.path.basename(checkpoint.directory)]
+        for checkpoint in own[KEPT_FOR_FAULTS:]:
+            if checkpoint.step not in keep:
+                self._remove(Path(checkpoint.directory))
+
+    def sweep(self) -> None:
+        """Remove what older epochs of this fingerprint left unfinished."""
+        for name in storage.names(self.directory):
+            step, _, rest = name.partition(".")
+            fingerprint, _, epoch = rest.partition(".")
+            folder = Path(self.directory, name)
+            if step.startswith("step-") and fingerprint == self.fingerprint and int(epoch) < self.fence.epoch:
+                if not (folder / "COMPLETE").exists():
+                    self._remove(folder)
+
+    def _own(self, step: int) -> Path:
+        return Path(self.directory, f"step-{step}.{self.fingerprint}.{self.fence.epoch}")
+
+    def _remove(self, folder: Path) -> None:
+        storage.delete(folder / "COMPLETE")
+        storage.remove_tree(folder)
