@@ -16,6 +16,7 @@ from pipeline.errors import UserError
 KERNEL_COMMANDS = ("run", "plan", "why", "status", "ls", "verify", "gc")
 WORDED_COMMANDS = ("chat", "explain")  # the plain words after them are no Hydra values
 QUOTED = re.compile(r"^(root|name|[\w.]+\.pin)$")
+FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c")
 GROUPS = ("recipe", "stage", "model", "source", "cluster")
 KEY = re.compile(r"^[+~]*[A-Za-z_][\w.@/]*=")
 
@@ -30,21 +31,26 @@ class CommandLine:
 
 
 def parse(arguments: Sequence[str]) -> CommandLine:
-    """Sort the arguments. A bare first word is the command; after `chat` and `explain` plain words are theirs."""
+    """Sort the arguments. A bare first word is the command; after `chat` and `explain` plain words are theirs.
+
+    Hydra takes its own flags only before the overrides, so they come first wherever they stood.
+    """
     rest = list(arguments)
     command = rest.pop(0) if rest and not KEY.match(rest[0]) and not rest[0].startswith("-") else "run"
+    flags: list[str] = []
+    overrides: list[str] = []
     words: list[str] = []
-    hydra: list[str] = []
-    for argument in rest:
-        if argument.startswith("-") and command not in WORDED_COMMANDS:
-            hydra.append(argument)
-        elif KEY.match(argument):
-            hydra.append(_override(argument))
+    while rest:
+        argument = rest.pop(0)
+        if KEY.match(argument):
+            overrides.append(_override(argument))
         elif command in WORDED_COMMANDS:
             words.append(argument)
         else:
-            hydra.append(argument)
-    return CommandLine(command, tuple(words), (*hydra, f"command={command}"))
+            flags.append(argument)
+            if argument in FLAGS_WITH_VALUE and rest:
+                flags.append(rest.pop(0))
+    return CommandLine(command, tuple(words), (*flags, *overrides, f"command={command}"))
 
 
 def _override(argument: str) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,7 @@ from msgspec import Meta
 
 from pipeline.errors import UserError
 
-CONNECT_TIMEOUT_S = 60
+CONNECT_TIMEOUT_S = float(os.environ.get("CRAWL2CHAT_CONNECT_TIMEOUT_S", "60"))
 PASSED_ON = ("CRAWL2CHAT_",)  # environment of the driver that its workers see on a cluster that it did not start
 
 
@@ -29,17 +28,16 @@ class ClusterConfig:
 
 def connect(cluster: ClusterConfig) -> None:
     """Make Ray usable in this process, once. UserError says what to mend."""
+    token = Path.home() / ".ray" / "auth_token"
+    if token.exists() or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported; a head without tokens ignores them
     import ray
 
     if ray.is_initialized():
         return
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     if cluster.kind == "existing":
-        _require_alive(cluster.address)
-        try:
-            ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": environment})
-        except (ConnectionError, RuntimeError) as error:
-            raise UserError(_advice(cluster.address, str(error).splitlines()[0])) from None
+        _join(cluster.address, environment)
         return
     os.environ.setdefault("RAY_task_oom_retries", "3")
     ray.init(
@@ -50,23 +48,29 @@ def connect(cluster: ClusterConfig) -> None:
         logging_level="ERROR",
         log_to_driver=False,
     )
-    token = Path.home() / ".ray" / "auth_token"
     if token.exists() and token.stat().st_mode & 0o077:
         token.chmod(0o600)
 
 
-def _require_alive(address: str) -> None:
-    """A half-dead head leaves `ray.init` silent for minutes: ask it from a process that can be ended."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
-    if address != "auto":
-        command += ["--address", address]
-    try:
-        result = subprocess.run(command, timeout=CONNECT_TIMEOUT_S, capture_output=True, text=True, check=False)
-    except subprocess.TimeoutExpired:
-        raise UserError(_advice(address, f"no answer within {CONNECT_TIMEOUT_S} s")) from None
-    if result.returncode != 0:
-        last = (result.stderr.strip() or result.stdout.strip() or "the head does not answer").splitlines()[-1]
-        raise UserError(_advice(address, last))
+def _join(address: str, environment: dict[str, str]) -> None:
+    """Connect within CONNECT_TIMEOUT_S: `ray.init` itself can be silent for ten minutes before a half-dead head."""
+    import ray
+
+    failures: list[BaseException] = []
+
+    def attempt() -> None:
+        try:
+            ray.init(address=address, logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": environment})
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=attempt, daemon=True, name="ray-connect")
+    thread.start()
+    thread.join(CONNECT_TIMEOUT_S)
+    if thread.is_alive():
+        raise UserError(_advice(address, f"no answer within {CONNECT_TIMEOUT_S:g} s"))
+    if failures:
+        raise UserError(_advice(address, str(failures[0]).strip().splitlines()[0]))
 
 
 def _advice(address: str, reason: str) -> str:

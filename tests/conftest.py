@@ -1,8 +1,16 @@
 """Fixtures shared by all tests."""
 
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +20,24 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"real test data is not here ({path})")
     return path
+
+
+@pytest.fixture(scope="session")
+def ray_head() -> Iterator[str]:
+    """The address of one Ray head for the whole session; drivers join it instead of starting their own."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    command += ["--include-dashboard=false", "--object-store-memory=250000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "RAY_DISABLE_IMPORT_WARNING": "1"}
+    head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    assert head.stdout is not None
+    for line in head.stdout:
+        if "Ray runtime started" in line:
+            break
+    else:
+        pytest.fail("the Ray head did not start")
+    yield f"127.0.0.1:{port}"
+    head.send_signal(signal.SIGTERM)
+    head.wait(timeout=30)

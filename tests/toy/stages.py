@@ -61,7 +61,9 @@ def shout_shard(shard: Shard) -> ShardResult:
     known = set(Path(shard.side["vocabulary"].path).read_text().split())
     words = [getattr(word, shard.params.case)() + shard.params.mark for word in text.split() if word in known]
     Path(shard.path("documents", ".txt")).write_text("\n".join(words))
-    return ShardResult({"documents": len(words)}, Counts(len(words), len(words)))
+    unknown = len(text.split()) - len(words)
+    counts = Counts(len(text.split()), len(words), {"unknown": unknown} if unknown else {})
+    return ShardResult({"documents": len(words)}, counts)
 
 
 @stage(version=1, reads="corpus")

@@ -1,0 +1,27 @@
+"""A store observer that ends the driver (and the process it is called in) at the k-th store operation of a run.
+
+Set by the environment: CRAWL2CHAT_STORE_OBSERVER=tests.crash:observe, CRAWL2CHAT_CRASH_COUNTER=<file>,
+CRAWL2CHAT_CRASH_AT=<k>, CRAWL2CHAT_CRASH_DRIVER=<file that holds the driver's process id>.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+
+
+def observe(operation: str, path: str) -> None:
+    """Count this operation across all processes of the run; at the k-th, SIGKILL the driver and this process."""
+    with open(os.environ["CRAWL2CHAT_CRASH_COUNTER"], "ab") as counter:
+        fcntl.flock(counter, fcntl.LOCK_EX)
+        counter.write(f"{operation} {path}\n".encode())
+        counter.flush()
+        counter.seek(0)
+        with open(counter.name, "rb") as reader:
+            number = sum(1 for _ in reader)
+        if number == int(os.environ["CRAWL2CHAT_CRASH_AT"]):
+            driver = int(open(os.environ["CRAWL2CHAT_CRASH_DRIVER"]).read())
+            if driver != os.getpid():
+                os.kill(driver, signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,126 @@
+"""What is computed again, and what is not, when inputs, params or places change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.drive import Toy
+
+
+@pytest.fixture
+def toy(tmp_path: Path, ray_head: str) -> Toy:
+    toy = Toy(tmp_path, ray_head)
+    toy.write(one="a bee sat in the clover", two="the miller counts his sacks")
+    toy.run()
+    return toy
+
+
+def fingerprints(toy: Toy, *arguments: str) -> dict[str, str]:
+    return {stage: row["fingerprint"] for stage, row in toy.rows("plan", *arguments).items()}
+
+
+def test_another_input_file_computes_one_shard(toy: Toy) -> None:
+    toy.write(three="rain fell on the roof")
+    toy.run("target=clean")
+    assert toy.manifest("clean")["shards"] == {"computed": 1, "reused": 2}
+
+
+def test_a_removed_and_restored_file_computes_nothing(toy: Toy) -> None:
+    (toy.folder / "in" / "two.txt").unlink()
+    toy.run("target=clean")
+    assert toy.manifest("clean")["shards"] == {"computed": 0, "reused": 1}
+
+
+def test_a_param_rebuilds_its_stage_and_those_after_it_only(toy: Toy) -> None:
+    states = toy.states("shout.mark=?")
+    assert states == {"clean": "DONE", "vocabulary": "DONE", "shout": "MISSING", "join": "MISSING"}
+    reasons = toy.rows("why", "target=shout", "shout.mark=?")["shout"]["why"]
+    assert [reason["text"] for reason in reasons] == ["params.mark: ! → ?"]
+
+
+def test_another_side_input_rebuilds_every_shard(toy: Toy) -> None:
+    toy.write(three="rain fell on the roof")
+    toy.run()
+    assert toy.manifest("shout")["shards"] == {"computed": 3, "reused": 0}
+
+
+def test_a_pinned_side_input_keeps_the_other_shards(toy: Toy) -> None:
+    pin = toy.rows("plan")["vocabulary"]["fingerprint"]
+    toy.write(three="rain fell on the roof")
+    toy.run(f"vocabulary.pin={pin[:16]}")
+    assert toy.manifest("shout", f"vocabulary.pin={pin}")["shards"] == {"computed": 1, "reused": 2}
+
+
+def test_root_and_run_settings_are_no_identity(toy: Toy, tmp_path: Path) -> None:
+    here = fingerprints(toy)
+    elsewhere = tmp_path / "moved" / "root"
+    shutil.copytree(toy.root, elsewhere, symlinks=True)
+    assert fingerprints(toy, f"root={elsewhere}", "clean.run.cpus=2", "clean.run.in_flight=7", "name=other") == here
+    assert set(toy.states(f"root={elsewhere}").values()) == {"DONE"}
+
+
+def test_force_with_the_same_bytes_leaves_what_follows_done(toy: Toy) -> None:
+    toy.run("force=[vocabulary]", "target=vocabulary")
+    assert set(toy.states().values()) == {"DONE"}
+
+
+def test_other_bytes_upstream_make_what_follows_stale_and_are_rebuilt(toy: Toy) -> None:
+    path = Path(toy.rows("plan")["vocabulary"]["path"], "manifest.json")
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps({**manifest, "digest": "0" * 64}))
+    states = toy.rows("plan")
+    assert {stage: row["state"] for stage, row in states.items()} == {
+        "clean": "DONE", "vocabulary": "DONE", "shout": "STALE", "join": "STALE",
+    }  # fmt: skip
+    assert "built again with other bytes" in states["shout"]["why"][0]["text"]
+    toy.run()
+    assert set(toy.states().values()) == {"DONE"}
+    assert toy.manifest("shout")["inputs"]["vocabulary"]["digest"] == "0" * 64
+
+
+def test_a_lost_pool_file_is_found_and_computed_again(toy: Toy) -> None:
+    lost = toy.root / toy.manifest("clean")["files"][0]["path"]
+    before = lost.read_bytes()
+    lost.unlink()
+    assert "damaged" in toy.run("verify", expect=1).stderr
+    toy.run("force=[clean]")
+    assert lost.read_bytes() == before
+    toy.run("verify")
+
+
+def test_a_bad_shard_stops_no_other_and_is_named(toy: Toy) -> None:
+    result = toy.run("shout.fail_on=miller", expect=1)
+    assert "shout: 1 of 2 shards failed: two (two: holds 'miller'; remove it)" in result.stderr
+    assert "to go on from what is finished" in result.stderr
+    assert "Traceback" not in result.stderr
+    row = toy.rows("status", "shout.fail_on=miller")["shout"]
+    assert row["state"] == "FAILED"
+    toy.write(two="the baker counts his sacks")
+    toy.run("shout.fail_on=miller", "target=shout")
+
+
+def test_a_sweep_shares_what_stands_before_it_and_resumes(toy: Toy) -> None:
+    toy.run("-m", "shout.mark=1st,2nd")
+    runs = sorted(path.name for path in (toy.root / "runs").iterdir() if path.name.startswith("toy-"))
+    assert len(runs) == 2
+    assert len(list((toy.root / "store" / "clean").glob("[0-9a-f]*"))) == 1
+    again = toy.run("-m", "shout.mark=1st,2nd")
+    assert "started" not in again.stderr
+
+
+def test_gc_removes_what_no_run_uses_and_nothing_else(toy: Toy) -> None:
+    published = toy.published()
+    toy.run("shout.mark=?", "name=other")
+    shutil.rmtree(toy.root / "runs" / "other")
+    listed = toy.run("gc").stdout
+    assert "2 artifacts" not in listed
+    assert "to remove" in listed
+    toy.run("gc", "apply=true")
+    assert toy.published() == published
+    toy.run("verify")
+    assert toy.rows("plan", "shout.mark=?")["shout"]["state"] == "MISSING"
+    assert "0 entries" in toy.run("gc").stdout
