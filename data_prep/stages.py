@@ -24,12 +24,13 @@ def tokenizer(ctx: StageContext, params: TokenizerParams) -> Metrics:
     from data_prep.documents import read_documents
     from data_prep.tokenizer import Tokenizer, check_export, export, sample, train
 
-    documents = ((document.id, document.text) for file in ctx.files("documents") for document in read_documents(file.path))
-    texts = sample(documents, params.sample_bytes)
+    files = ctx.inputs["corpus"].select("documents")
+    documents = (document for file in files for document in read_documents(file.path))
+    texts = sample(((document.id, document.text) for document in documents), params.sample_bytes)
     model = train(texts, params.vocab_size)
-    files = {"tokenizer.model": model, **export(model)}
-    checked = check_export(model, files["tokenizer.json"].decode(), texts)
-    for name, content in files.items():
+    contents = {"tokenizer.model": model, **export(model)}
+    checked = check_export(model, contents["tokenizer.json"].decode(), texts)
+    for name, content in contents.items():
         with open(ctx.path(name), "wb") as stream:
             stream.write(content)
         ctx.publish(name)
@@ -46,7 +47,7 @@ class TokenizeParams:
     """Token shards from documents."""
 
     append_eos: Annotated[bool, Meta(description="end every document with the tokenizer's end-of-document id")] = True
-    validation_fraction: Annotated[float, Meta(ge=0, lt=1, description="share of documents held out, chosen by the hash of their ids")] = 0.01
+    validation_fraction: Annotated[float, Meta(ge=0, lt=1, description="share of documents held out, by the hash of their ids")] = 0.01
 
 
 def tokenize_shard(shard: Shard) -> ShardResult:
@@ -92,7 +93,9 @@ def tokenize(ctx: StageContext, params: TokenizeParams) -> Metrics:
 
     side = {file.name: file for file in ctx.inputs["tokenizer"].files if file.name in TOKENIZER_FILES}
     if not side:
-        raise UserError(f"tokenize: the tokenizer's artifact holds none of {', '.join(TOKENIZER_FILES)}: give `needs.tokenizer` another stage")
+        raise UserError(
+            f"tokenize: its tokenizer holds none of {', '.join(TOKENIZER_FILES)}: set tokenize.needs.tokenizer to another stage"
+        )
     mapped = ctx.map_shards(tokenize_shard, units_of(ctx.inputs["corpus"].select("documents")), params, side)
     ctx.publish_shards(mapped)
     return mapped.metrics

@@ -27,7 +27,7 @@ from typing import Any, BinaryIO, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.stage import UserError
+from pipeline.stage import File, UserError
 
 MAGIC = b"MMIDIDX\x00\x00"
 HEADER = struct.Struct("<9sQBQQ")
@@ -45,8 +45,8 @@ class TokenShardWriter:
 
     def __init__(self, bin_path: str | os.PathLike[str], vocab_size: int) -> None:
         self._dtype = TYPES[8 if vocab_size < UINT16_VOCABULARY else 4]
-        self._index = Path(bin_path).with_suffix(".idx")
-        self._stream: BinaryIO = open(bin_path, "wb")
+        self._path = Path(bin_path)
+        self._stream: BinaryIO
         self._lengths: list[int] = []
         self.tokens = 0
 
@@ -61,6 +61,7 @@ class TokenShardWriter:
         self.tokens += len(ids)
 
     def __enter__(self) -> Self:
+        self._stream = open(self._path, "wb")  # closed in __exit__
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -72,7 +73,7 @@ class TokenShardWriter:
         lengths = np.array(self._lengths, dtype="<i4")
         pointers = _starts(lengths)[:-1] * self._dtype.itemsize
         documents = np.arange(len(lengths) + 1, dtype="<i8")
-        with open(self._index, "wb") as stream:
+        with open(self._path.with_suffix(".idx"), "wb") as stream:
             stream.write(HEADER.pack(MAGIC, VERSION, CODES[self._dtype], len(lengths), len(documents)))
             for table in (lengths, pointers, documents):
                 stream.write(table.tobytes())
@@ -90,17 +91,18 @@ class TokenShard:
     offsets: NDArray[np.int64]
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> TokenShard:
+    def open(cls, path: str | os.PathLike[str], index: str | os.PathLike[str] | None = None) -> TokenShard:
         """The shard whose `.bin` this is, or whose two files have this path before their suffixes.
 
+        `index` is the `.idx` where that does not stand beside the `.bin` under the same name.
         Raises UserError, naming the file, for one that is absent, cut short, of another format, or does not fit its partner.
         """
         path = os.fspath(path)
         bin_path = path if path.endswith(".bin") else path + ".bin"
-        dtype, lengths, documents = _read_index(bin_path.removesuffix(".bin") + ".idx")
+        dtype, lengths, documents = _read_index(os.fspath(index or bin_path.removesuffix(".bin") + ".idx"))
         starts = _starts(lengths)
         try:
-            size = os.path.getsize(bin_path)
+            size = Path(bin_path).stat().st_size
         except OSError as error:
             raise UserError(f"{bin_path}: cannot be opened ({error.strerror}): copy it beside its .idx or tokenize again") from error
         if size != starts[-1] * dtype.itemsize:
@@ -124,6 +126,22 @@ class TokenShard:
         if not 0 <= number < len(self):
             raise IndexError(f"document {number} of {len(self)}")
         return self.tokens[self.offsets[number] : self.offsets[number + 1]]
+
+
+def open_shards(files: Sequence[File]) -> list[TokenShard]:
+    """The shards among an artifact's files (`Artifact.select("train")`), in their order.
+
+    A pair is matched by the files' names: where they are stored, each has a name of its own. Raises UserError for a `.bin` without `.idx`.
+    """
+    paths = {file.name: file.path for file in files}
+    shards = []
+    for name, path in paths.items():
+        if name.endswith(".bin"):
+            index = paths.get(name.removesuffix(".bin") + ".idx")
+            if index is None:
+                raise UserError(f"{name}: has no .idx beside it: tokenize again")
+            shards.append(TokenShard.open(path, index))
+    return shards
 
 
 def _read_index(path: str) -> tuple[np.dtype[Any], NDArray[np.int32], NDArray[np.int64]]:

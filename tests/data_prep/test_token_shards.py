@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.token_shards import IndexRow, TokenShard, TokenShardWriter, read_index, write_index
-from pipeline.stage import UserError
+from data_prep.token_shards import IndexRow, TokenShard, TokenShardWriter, open_shards, read_index, write_index
+from pipeline.stage import File, UserError
 
 
 def write(path: Path, documents: list[list[int]], vocab_size: int = 1_000) -> Path:
@@ -62,6 +62,18 @@ def test_opens_by_bin_path_or_by_prefix_with_dots(tmp_path: Path) -> None:
     write(tmp_path / "pages.v1.bin", [[7]])
     assert TokenShard.open(tmp_path / "pages.v1").tokens.tolist() == [7]
     assert TokenShard.open(str(tmp_path / "pages.v1.bin")).tokens.tolist() == [7]
+
+
+def test_an_artifacts_files_are_paired_by_name_wherever_they_are_stored(tmp_path: Path) -> None:
+    files = []
+    for unit in ("b", "a"):
+        write(tmp_path / "shard.bin", [[ord(unit)]])
+        for suffix in (".bin", ".idx"):
+            stored = (tmp_path / f"shard{suffix}").rename(tmp_path / f"{unit}{len(files)}{suffix}")
+            files.append(File.of(f"train/{unit}{suffix}", stored))
+    assert [shard.tokens.tolist() for shard in open_shards(files)] == [[ord("b")], [ord("a")]]
+    with pytest.raises(UserError, match=r"train/a\.bin"):
+        open_shards(files[:3])
 
 
 def test_tokens_are_mapped_not_read(tmp_path: Path) -> None:
