@@ -1,0 +1,1 @@
+"""Scores of a document's quality, and the verdicts that thresholds on them give."""
