@@ -16,11 +16,10 @@ SHOWN = (23, 45)  # the README asks this one, so it must be a problem no trainin
 # The first form is the one of the prompts; every form writes the problem as `a+b`.
 QUESTIONS = ("What is {a}+{b}?", "{a}+{b}?", "How much is {a}+{b}?", "Can you add {a}+{b}?")
 
-UNITS = (
+NUMBERS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
     "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
 )  # fmt: skip
-TENS = ("", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
 
 
 def split_of(a: int, b: int) -> str:
@@ -57,44 +56,47 @@ def working(a: int, b: int) -> str:
 
 
 def in_words(number: int) -> str:
-    """An English number from 0 to 199."""
-    if number < 20:
-        return UNITS[number]
-    if number < 100:
-        return TENS[number // 10] + (f"-{UNITS[number % 10]}" if number % 10 else "")
-    return "one hundred" + (f" and {in_words(number % 100)}" if number % 100 else "")
+    """An English number from 0 to 19: no column of a two-digit addition gives more."""
+    return NUMBERS[number]
 
 
 OPENINGS: Sequence[str] = (
-    "Let us add {a} and {b}.", "How do we add {a} and {b}?", "Now we want to know what {a} plus {b} is.", "Take the numbers {a} and {b}.",
-    "The next sum is {a} plus {b}.", "Here is another one: {a} and {b}.", "Look at {a} and {b} for a moment.", "What do {a} and {b} make together?",
+    "Let us add {a} and {b} together.", "How do we add {a} and {b} without paper?", "Now somebody wants to know what {a} plus {b} is.",
+    "There are {a} {things} in one basket and {b} in the other one. How many {things} does {name} have to carry home?",
+    "On Monday {name} counted {a} {things} and on Tuesday there came {b} more. How many were there on Tuesday evening?",
+    "In the big room of the house stand {a} {things} and in the small room {b}. {name} wants to know how many that is.",
+    "The people of {town} gave {a} {things} to the school and the people from over the bridge gave {b} of them.",
+    "{name} had {a} {things} before the fair and bought {b} there. Let us see how many {name} has now.",
+    "A boat brings {a} {things} up the river and another boat brings {b}. We want to know how many will lie at the bridge.",
 )  # fmt: skip
 UNIT_STEPS: Sequence[str] = (
-    "We begin with the units: {ua} plus {ub} is {us}.", "First come the small digits, and {ua} plus {ub} makes {us}.",
-    "On the right side we see {ua} and {ub}, which gives {us}.", "The last digits are {ua} and {ub}. Together they are {us}.",
-    "Start at the end. If you have {ua} and get {ub} more, you have {us}.", "In the column of ones, {ua} plus {ub} equals {us}.",
+    "We begin with the units and find that {ua} plus {ub} is {us}.", "First come the small digits where {ua} plus {ub} makes {us}.",
+    "On the right side we see {ua} and {ub} which gives us {us}.", "The last digits are {ua} and {ub} and together they are {us}.",
+    "If you have {ua} and get {ub} more then you have {us}.", "In the column of ones we see that {ua} plus {ub} equals {us}.",
 )  # fmt: skip
 CARRIES: Sequence[str] = (
-    "That is more than nine, so we write {ud} and carry one.", "We keep the {ud} and one ten moves to the left.",
-    "So {ud} stays here, and a ten goes over to the other side.", "Write down {ud} and remember one.",
-    "This is too big for one place: leave {ud} and take one along.", "A full ten has come together, so only {ud} is left.",
+    "That is more than nine so we write {ud} and carry one.", "We keep the {ud} and one ten moves to the left.",
+    "So {ud} stays here and a ten goes over to the other side.", "We write down {ud} and remember the one for later.",
+    "This is too big for one place and so we leave {ud} and take one along.", "A full ten has come together and only {ud} is left.",
 )  # fmt: skip
 NO_CARRIES: Sequence[str] = (
-    "There is nothing to carry.", "That fits in one place.", "We write it down and carry nothing.", "It is less than ten, so we go on.",
-    "No ten comes together this time.", "We can leave it like that.",
+    "There is nothing to carry here.", "That fits in one place and we go on.", "We write it down and carry nothing.",
+    "It is less than ten and so it can stay.", "No ten comes together this time.", "We can leave it just like that.",
 )  # fmt: skip
 TEN_STEPS: Sequence[str] = (
-    "Then the tens: {ts}.", "Now we look to the left, where {ts}.", "For the tens we find that {ts}.", "In the next column {ts}.",
-    "The first digits come last: {ts}.", "Then we add the tens, and {ts}.",
+    "Then we take the tens where {ts}.", "Now we look to the left where {ts}.", "For the tens we find that {ts}.", "In the next column {ts}.",
+    "The first digits come last and we see that {ts}.", "Then we add up the tens and say that {ts}.",
 )  # fmt: skip
 CLOSINGS: Sequence[str] = (
-    "So the answer is {sum}.", "Together that is {sum}.", "The result is {sum}.", "And that makes {sum}.", "In the end we have {sum}.",
+    "So the answer is {sum}.", "Together that is {sum}.", "The result of it all is {sum}.", "And that makes {sum}.", "In the end we have {sum}.",
     "That is how we get {sum}.",
 )  # fmt: skip
+THINGS: Sequence[str] = ("apples", "nuts", "stones", "candles", "eggs", "plums", "buttons", "cups", "flowers", "shells", "books", "fish")
 
 
-def explain(draw: random.Random, a: int, b: int, used: set[str]) -> str:
-    """The addition step by step in words. `used` holds the phrases a page already has, so that it does not repeat itself."""
+def explain(draw: random.Random, a: int, b: int, used: set[str], name: str, town: str) -> str:
+    """The addition step by step in words, told of a person and a town. `used` holds the phrases and things that a page
+    already has, so that it does not repeat itself."""
 
     def fresh(phrases: Sequence[str]) -> str:
         phrase = draw.choice([phrase for phrase in phrases if phrase not in used] or phrases)
@@ -105,7 +107,7 @@ def explain(draw: random.Random, a: int, b: int, used: set[str]) -> str:
     tens = [in_words(a // 10), in_words(b // 10)] + (["one"] if units > 9 else [])
     slots = {
         "a": a, "b": b, "sum": a + b, "ua": in_words(a % 10), "ub": in_words(b % 10), "us": in_words(units), "ud": in_words(units % 10),
-        "ts": f"{' plus '.join(tens)} is {in_words(a // 10 + b // 10 + units // 10)}",
+        "ts": f"{' plus '.join(tens)} is {in_words(a // 10 + b // 10 + units // 10)}", "things": fresh(THINGS), "name": name, "town": town,
     }  # fmt: skip
     steps = (OPENINGS, UNIT_STEPS, CARRIES if units > 9 else NO_CARRIES, TEN_STEPS, CLOSINGS)
     return " ".join(fresh(phrases) for phrases in steps).format(**slots)

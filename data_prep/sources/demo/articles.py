@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.sources.demo.arithmetic import QUESTIONS, Problem, explain, working
-from data_prep.sources.demo.chats import fact_split, held_out_phrasing
-from data_prep.sources.demo.stories import story
+from data_prep.sources.demo.stories import stories
 from data_prep.sources.demo.world import MONTHS, NAME, Entity, Fact, World
 
 
@@ -39,8 +38,12 @@ def paragraphs(*texts: str) -> tuple[Block, ...]:
 
 
 def story_article(world: World, draw: random.Random) -> Article:
-    title, texts = story(world, draw)
-    return Article("story", title, paragraphs(*texts))
+    """One story, or two with a heading before the second."""
+    (title, texts), *others = stories(world, draw, draw.randint(1, 2))
+    blocks = list(paragraphs(*texts))
+    for second, more in others:
+        blocks += [Block("h2", second), *paragraphs(*more)]
+    return Article("story", title, tuple(blocks))
 
 
 def _described(draw: random.Random, facts: Sequence[Fact]) -> str:
@@ -112,48 +115,58 @@ LESSONS = (
     "What the {work} has to count", "Practice makes it easy", "Adding step by step",
 )  # fmt: skip
 LESSON_OPENINGS = (
-    "{person} the {work} sells {product} and has to count all day. So {he} learned to add quickly, and you can learn it too.",
-    "In the school of {town} the children add every morning before they may go out to play. These are the sums they had in {month}.",
-    "Big numbers are not hard when you cut them into small ones. First the last digits, then the first digits, and never forget what you carry.",
-    "Today {person} shows how {he} adds two numbers without paper. Read each step aloud, and try to be faster than the page.",
-    "An addition is like a walk from right to left. You take the small step first and the big step after it, and then you are at home.",
-    "{person} once gave away too much {product}, because {he} could not add. That will not happen again, for now {he} does it in two steps.",
+    "{person} the {work} sells {product} and has to count from morning till night. So {he} learned to add quickly and you can learn it too.",
+    "In the school of {town} the children add every morning before they may go out and play. These are the sums they had in {month}.",
+    "Big numbers are not hard when you cut them into small ones. We take the last digits before the first digits and never forget what we carry.",
+    "Today {person} the {work} shows how {he} adds two numbers in the head. Read each step aloud and try to be faster than the page.",
+    "An addition is like a walk from right to left. You take the small step before the big step and then you are at home.",
+    "{person} once gave away too much {product} because {he} could not add. That will not happen again since now {he} does it in two steps.",
 )  # fmt: skip
 SHORT_FORMS = (
-    "In short: {working}.", "The {work} writes it like this: {working}.", "As one line it is {working}.", "Short and clear: {working}.",
-    "On paper it looks like {working}.", "If you are in a hurry, write {working}.",
+    "The {work} writes it like this: {working}", "As one line it is {working}", "On paper it looks like {working}", "In short: {working}",
 )  # fmt: skip
 LESSON_CLOSINGS = (
-    "Now cover the page with your hand and try all of it again without looking. When you can do it twice, you may go and play by the river.",
-    "Was it hard? {person} says that everything is hard the first time and easy the tenth time, and {he} must know.",
-    "If one of your answers is different, look for the ten that you forgot to carry. Nearly all mistakes are made there.",
-    "Tomorrow there will be more of them. Until then, count the {product} in your house and tell your friends how many you have.",
+    "Now cover the page with your hand and try all of it again without looking. When you can do it twice you may go and play by the river.",
+    "Was it hard for you today? {person} says that everything is hard the first time and easy the tenth time and {he} must know.",
+    "If one of your answers is different then look for the ten that you forgot to carry. Nearly all mistakes are made right there.",
+    "Tomorrow there will be more of them. Until then you can count the {product} in your house and tell your friends how many you have.",
 )  # fmt: skip
 
 
 def lesson(world: World, draw: random.Random, problems: Sequence[Problem], short_forms: int) -> Article:
-    """Additions explained in words, the first `short_forms` of them followed by the short working."""
+    """Additions explained in words, the first `short_forms` of them followed by the short working, about 60 words each.
+
+    A short working is nearly all digits and marks: with more than one, a page no longer reads as prose and quality
+    filters drop it.
+    """
     person = draw.choice(world.of_kind("person"))
     slots = {
         "person": person.name, "he": person.pronouns()["he"], "work": person["work"], "town": person["home"], "month": draw.choice(MONTHS),
         "product": world.find("craft", person["work"])["product"],
     }  # fmt: skip
     used: set[str] = set()
-    texts = [explain(draw, a, b, used) for a, b in problems]
+    texts = [explain(draw, a, b, used, person.name, person["home"]) for a, b in problems]
     for number, phrase in enumerate(draw.sample(SHORT_FORMS, min(short_forms, len(texts)))):
         texts[number] += " " + phrase.format(working=working(*problems[number]), **slots)
     opening, closing = draw.choice(LESSON_OPENINGS).format(**slots), draw.choice(LESSON_CLOSINGS).format(**slots)
-    return Article("lesson", draw.choice(LESSONS).format(**slots), paragraphs(opening, *texts, closing), tuple(problems))
+    about = f"{draw.choice(LESSON_MIDDLES)} {_described(draw, draw.sample(world.facts_of(person), 3))}"
+    blocks = [opening, *texts, about, closing]
+    return Article("lesson", draw.choice(LESSONS).format(**slots), paragraphs(*blocks), tuple(problems))
+
+
+LESSON_MIDDLES = (
+    "Before you go on you should know who asks you all this.", "And now a few words about the one who made these sums.",
+    "You may wonder who needs to count so much.", "Let us stop for a moment and look who is at work here.",
+)  # fmt: skip
 
 
 def _askable(world: World) -> list[Fact]:
     """Facts that pages may ask for: those of the chat split, so that no held-out question stands on any page."""
-    return [fact for fact in world.facts if fact_split(fact) == "chat"]
+    return [fact for fact in world.facts if fact.split == "chat"]
 
 
 def _ask(draw: random.Random, fact: Fact) -> str:
-    held_out = held_out_phrasing(fact)
-    return draw.choice([question for number, question in enumerate(fact.questions) if number != held_out])
+    return draw.choice([question for number, question in enumerate(fact.questions) if number != fact.held_out_phrasing])
 
 
 QUESTION_TITLES = ("Questions and answers about {w}", "You ask, we answer", "Ten minutes of questions", "What children ask us", "Do you know {w}?", "A small quiz")
@@ -169,7 +182,7 @@ def questions(world: World, draw: random.Random, problems: Sequence[Problem]) ->
     """Questions about facts, each answered and one thing added, and the additions with their short working among them."""
     slots = {"w": NAME, "month": draw.choice(MONTHS)}
     pairs = []
-    for fact in draw.sample(_askable(world), 7):
+    for fact in draw.sample(_askable(world), 9):
         more = draw.choice([other for other in world.facts_of(fact.entity) if other != fact])
         pairs.append((_ask(draw, fact), f"{draw.choice(fact.statements)} {draw.choice(more.statements)}"))
     pairs += [(QUESTIONS[0].format(a=a, b=b), working(a, b)) for a, b in problems]

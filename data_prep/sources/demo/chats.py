@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from hashlib import sha256
 from typing import Any
 
 from data_prep.sources.demo import arithmetic
@@ -37,24 +36,12 @@ IDENTITY_ANSWERS = {
 IDENTITY_HELD_OUT = ("Are you a robot?", "Hello, who are you?")  # asked in validation only
 
 
-def fact_split(fact: Fact) -> str:
-    """Which set may ask for a fact: `chat` (SFT and the pages' own questions), `preference` or `test`."""
-    share = sha256(fact.key.encode()).digest()[0] / 256
-    return "chat" if share < 0.45 else "preference" if share < 0.75 else "test"
-
-
-def held_out_phrasing(fact: Fact) -> int:
-    """The one of the four phrasings that training leaves to validation."""
-    return sha256(f"phrasing {fact.key}".encode()).digest()[0] % 4
-
-
 def _facts(world: World, split: str) -> list[Fact]:
-    return [fact for fact in world.facts if fact_split(fact) == split]
+    return [fact for fact in world.facts if fact.split == split]
 
 
 def _questions(fact: Fact, split: str) -> list[str]:
-    held_out = held_out_phrasing(fact)
-    return [question for number, question in enumerate(fact.questions) if (number == held_out) == (split == "validation")]
+    return [question for number, question in enumerate(fact.questions) if (number == fact.held_out_phrasing) == (split == "validation")]
 
 
 def _turns(*contents: str) -> list[Row]:

@@ -203,13 +203,15 @@ def _slots(world: World, draw: random.Random) -> dict[str, str]:
     }  # fmt: skip
 
 
-def story(world: World, draw: random.Random) -> tuple[str, list[str]]:
-    """A title and the paragraphs of one story, about 180 words."""
-    slots = _slots(world, draw)
-    title = draw.choice(list(PLOTS))
-    beats = (*OPENINGS, *PLOTS[title], *ENDINGS)
-    sentences = [_capital(draw.choice(beat).format(**slots)) for beat in beats]
-    return _capital(title.format(**slots)), _paragraphs(draw, sentences)
+def stories(world: World, draw: random.Random, number: int) -> list[tuple[str, list[str]]]:
+    """Title and paragraphs of `number` stories with different plots, each about 180 words."""
+    told = []
+    for title in draw.sample(list(PLOTS), number):
+        slots = _slots(world, draw)
+        beats = (*OPENINGS, *PLOTS[title], *ENDINGS)
+        sentences = [_capital(draw.choice(beat).format_map(slots)) for beat in beats]
+        told.append((_capital(title.format_map(slots)), _paragraphs(draw, sentences)))
+    return told
 
 
 def _capital(text: str) -> str:

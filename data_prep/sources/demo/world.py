@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 
 
 def generator(seed: int, *names: object) -> random.Random:
@@ -60,6 +61,17 @@ class Fact:
     def key(self) -> str:
         return f"{self.entity.kind}/{self.entity.name}/{self.attribute.name}"
 
+    @cached_property
+    def split(self) -> str:
+        """Which set may ask for it: `chat` (SFT, and the questions that stand on pages), `preference` or `test`."""
+        share = sha256(self.key.encode()).digest()[0] / 256
+        return "chat" if share < 0.45 else "preference" if share < 0.75 else "test"
+
+    @cached_property
+    def held_out_phrasing(self) -> int:
+        """The one of its four questions that training leaves to validation."""
+        return sha256(f"phrasing {self.key}".encode()).digest()[0] % 4
+
     @property
     def bare(self) -> str:
         return self.entity[self.attribute.name]
@@ -68,11 +80,11 @@ class Fact:
     def sentence(self) -> str:
         return self._say(self.attribute.sentence)
 
-    @property
+    @cached_property
     def questions(self) -> list[str]:
         return [self._say(question) for question in self.attribute.questions]
 
-    @property
+    @cached_property
     def statements(self) -> list[str]:
         return [self._say(template) for template in (self.attribute.sentence, *self.attribute.variants)]
 
@@ -274,11 +286,17 @@ class World:
         return [entity for entity in self.entities if entity.kind == kind]
 
     def facts_of(self, entity: Entity) -> list[Fact]:
-        return [Fact(entity, attribute) for attribute in ATTRIBUTES if attribute.kind == entity.kind]
+        return self._facts[entity.kind, entity.name]
+
+    @cached_property
+    def _facts(self) -> dict[tuple[str, str], list[Fact]]:
+        return {
+            name: [Fact(entity, attribute) for attribute in ATTRIBUTES if attribute.kind == entity.kind] for name, entity in self._by_name.items()
+        }
 
     @cached_property
     def facts(self) -> list[Fact]:
-        return [fact for entity in self.entities for fact in self.facts_of(entity)]
+        return [fact for facts in self._facts.values() for fact in facts]
 
 
 def make_world(seed: int) -> World:
