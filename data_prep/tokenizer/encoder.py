@@ -58,12 +58,12 @@ class Tokenizer:
             try:
                 codec = SentencePieceCodec(model)
             except RuntimeError as error:
-                raise UserError(f"tokenizer: {directory / MODEL} is no sentencepiece model: build or copy it again") from error
+                raise UserError(f"{directory / MODEL} is no sentencepiece model: build or copy it again") from error
             if set(CONTROL_TOKENS) <= set(codec.control):
                 return cls.from_model(model)
             # Other people's models add prefixes and tokens that only their tokenizer.json knows of.
         if not (directory / HUGGING_FACE).is_file():
-            raise UserError(f"tokenizer: {directory} has no {HUGGING_FACE} and no {MODEL} with this project's control tokens: add one")
+            raise UserError(f"{directory} has no {HUGGING_FACE} and no {MODEL} with this project's control tokens: add one")
         return cls._from_hugging_face(directory)
 
     @classmethod
@@ -79,12 +79,12 @@ class Tokenizer:
             codec = HuggingFaceCodec(path.read_text(encoding="utf-8"))
             config = json.loads((directory / CONFIG).read_text(encoding="utf-8")) if (directory / CONFIG).is_file() else {}
         except ValueError as error:
-            raise UserError(f"tokenizer: {path} or its {CONFIG} cannot be read ({str(error)[:200]}): build or copy it again") from error
+            raise UserError(f"{path} or its {CONFIG} cannot be read ({str(error)[:200]}): build or copy it again") from error
         named = config.get("eos_token")
         for token in (END_OF_DOCUMENT, named["content"] if isinstance(named, dict) else named):
             if token in codec.control:
                 return cls(codec, codec.control[token])
-        raise UserError(f'tokenizer: {path} has no end of document: name one of its special tokens as "eos_token" in {CONFIG}')
+        raise UserError(f'{path} has no end of document: name one of its special tokens as "eos_token" in {CONFIG}')
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. Raises UnicodeEncodeError (TypeError from a Hugging Face tokenizer) for lone surrogates."""

@@ -85,7 +85,7 @@ def check_export(model: bytes, exported: str, texts: Iterable[str]) -> Checked:
         (ids,) = ours.encode_batch([text])
         # sentencepiece itself cannot tell a literal U+2581 from a space.
         if ids != theirs.encode_batch([text])[0] or (SPACE_MARK not in text and ids != processor.encode(text)):
-            raise RuntimeError(f"tokenizer: the exported tokenizer gives other ids than sentencepiece for {text[:200]!r}")
+            raise RuntimeError(f"the exported tokenizer gives other ids than sentencepiece for {text[:200]!r}")
         size, tokens = size + len(text.encode()), tokens + len(ids)
         if size >= CHECKED_BYTES:
             break

@@ -26,7 +26,7 @@ def train(texts: Iterable[str], vocab_size: int) -> bytes:
     sentences = _sentences(texts)
     first = next(sentences, None)
     if first is None:
-        raise UserError("tokenizer: the corpus holds no text to train on: look at what the stages before it rejected")
+        raise UserError("the corpus holds no text to train on: look at what the stages before it rejected")
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
@@ -77,9 +77,7 @@ def _sentences(texts: Iterable[str]) -> Iterator[str]:
 def _explained(error: RuntimeError, vocab_size: int) -> Exception:
     """The trainer's two complaints about the vocabulary's size in our words; any other error as it is."""
     if found := re.search(r"Vocabulary size too high \(\d+\)\. Please set it to a value <= (\d+)", str(error)):
-        return UserError(
-            f"tokenizer: this corpus is too small for vocab_size={vocab_size}: set vocab_size to at most {found[1]}, or give more text"
-        )
+        return UserError(f"this corpus is too small for vocab_size={vocab_size}: set vocab_size to at most {found[1]}, or give more text")
     if found := re.search(r"smaller than required_chars\. \d+ vs (\d+)", str(error)):
-        return UserError(f"tokenizer: vocab_size={vocab_size} is too small for the characters of this corpus: set it to {found[1]} or more")
+        return UserError(f"vocab_size={vocab_size} is too small for the characters of this corpus: set it to {found[1]} or more")
     return error
