@@ -133,11 +133,10 @@ LESSON_CLOSINGS = (
 )  # fmt: skip
 
 
-def lesson(world: World, draw: random.Random, problems: Sequence[Problem], short_forms: int) -> Article:
-    """Additions explained in words, the first `short_forms` of them followed by the short working, about 60 words each.
+def lesson(world: World, draw: random.Random, problems: Sequence[Problem], short_form: bool) -> Article:
+    """Additions explained in words, about 60 each, the first of them followed by its short working.
 
-    A short working is nearly all digits and marks: with more than one, a page no longer reads as prose and quality
-    filters drop it.
+    With more than one short working, which is all digits and marks, a page is no longer prose to a quality filter.
     """
     person = draw.choice(world.of_kind("person"))
     slots = {
@@ -146,8 +145,8 @@ def lesson(world: World, draw: random.Random, problems: Sequence[Problem], short
     }  # fmt: skip
     used: set[str] = set()
     texts = [explain(draw, a, b, used, person.name, person["home"]) for a, b in problems]
-    for number, phrase in enumerate(draw.sample(SHORT_FORMS, min(short_forms, len(texts)))):
-        texts[number] += " " + phrase.format(working=working(*problems[number]), **slots)
+    if short_form:
+        texts[0] += " " + draw.choice(SHORT_FORMS).format(working=working(*problems[0]), **slots)
     opening, closing = draw.choice(LESSON_OPENINGS).format(**slots), draw.choice(LESSON_CLOSINGS).format(**slots)
     about = f"{draw.choice(LESSON_MIDDLES)} {_described(draw, draw.sample(world.facts_of(person), 3))}"
     blocks = [opening, *texts, about, closing]
@@ -179,10 +178,10 @@ QUESTION_OPENINGS = (
 
 
 def questions(world: World, draw: random.Random, problems: Sequence[Problem]) -> Article:
-    """Questions about facts, each answered and one thing added, and the additions with their short working among them."""
+    """Questions about facts, each answered with one thing added, and among them the additions with their short working."""
     slots = {"w": NAME, "month": draw.choice(MONTHS)}
     pairs = []
-    for fact in draw.sample(_askable(world), 9):
+    for fact in draw.sample(_askable(world), 11):
         more = draw.choice([other for other in world.facts_of(fact.entity) if other != fact])
         pairs.append((_ask(draw, fact), f"{draw.choice(fact.statements)} {draw.choice(more.statements)}"))
     pairs += [(QUESTIONS[0].format(a=a, b=b), working(a, b)) for a, b in problems]

@@ -24,13 +24,13 @@ PARTS = {"story": 9, "encyclopedia": 5, "questions": 2, "forum": 3, "shop": 1}
 
 
 @dataclass(frozen=True)
-class Mix:
-    """What the ordinary pages are made of."""
+class Lessons:
+    """How much arithmetic stands on ordinary pages: the share of lessons among them, the additions of a lesson, and
+    whether every lesson and every page of questions shows one addition with its short working."""
 
-    lesson_share: float
-    lesson_problems: int
-    lesson_short_forms: int
-    question_problems: int
+    share: float
+    problems: int
+    short_form: bool
 
 
 @dataclass(frozen=True)
@@ -46,30 +46,30 @@ class Page:
     article: Article | None = None
 
 
-def _article(world: World, seed: int, number: int, mix: Mix, train: Sequence[arithmetic.Problem], name: str) -> Article:
+def _article(world: World, seed: int, number: int, lessons: Lessons, train: Sequence[arithmetic.Problem], name: str) -> Article:
     """The article of one page. It is drawn again in the rare case that it holds so many marks that it is hardly prose."""
     draw = generator(seed, name, number)
-    kind = "lesson" if draw.random() < mix.lesson_share else draw.choices(list(PARTS), list(PARTS.values()))[0]
+    kind = "lesson" if draw.random() < lessons.share else draw.choices(list(PARTS), list(PARTS.values()))[0]
     while True:
-        article = _of_kind(kind, world, draw, mix, train)
+        article = _of_kind(kind, world, draw, lessons, train)
         marks, words = len(_MARK.findall(article.text)), len(_WORD.findall(article.text))
         if marks <= MAX_MARKS * words:
             return article
 
 
-def _of_kind(kind: str, world: World, draw: random.Random, mix: Mix, train: Sequence[arithmetic.Problem]) -> Article:
+def _of_kind(kind: str, world: World, draw: random.Random, lessons: Lessons, train: Sequence[arithmetic.Problem]) -> Article:
     match kind:
         case "story":
             return articles.story_article(world, draw)
         case "encyclopedia":
             return articles.encyclopedia(world, draw)
         case "questions":
-            return articles.questions(world, draw, draw.sample(train, mix.question_problems))
+            return articles.questions(world, draw, draw.sample(train, int(lessons.short_form)))
         case "forum":
             return articles.forum(world, draw)
         case "shop":
             return articles.shop(world, draw)
-    return articles.lesson(world, draw, draw.sample(train, mix.lesson_problems), mix.lesson_short_forms)
+    return articles.lesson(world, draw, draw.sample(train, lessons.problems), lessons.short_form)
 
 
 def _site(article: Article, draw: random.Random) -> Site:
@@ -81,7 +81,7 @@ def _url(host: str, label: str, number: int, title: str) -> str:
     return f"https://{host}/{label}/{number}-{slug}.html"
 
 
-def make_pages(world: World, seed: int, *, pages: int, trouble_pages: int, mix: Mix) -> list[Page]:
+def make_pages(world: World, seed: int, *, pages: int, trouble_pages: int, lessons: Lessons) -> list[Page]:
     """`pages` ordinary pages and `trouble_pages` of every kind of trouble, in the order of the crawl.
 
     Copies follow their originals. The texts of ordinary pages are all different.
@@ -93,7 +93,7 @@ def make_pages(world: World, seed: int, *, pages: int, trouble_pages: int, mix: 
     number = 0
     while len(originals) < pages:
         number += 1
-        article = _article(world, seed, number, mix, train, "article")
+        article = _article(world, seed, number, lessons, train, "article")
         if article.text in texts:
             continue
         texts.add(article.text)
@@ -109,7 +109,7 @@ def make_pages(world: World, seed: int, *, pages: int, trouble_pages: int, mix: 
         for number in range(trouble_pages):
             draw = generator(seed, label, number)
             if kind.own_article:
-                article = _article(world, seed, number, mix, train, f"{label} article")
+                article = _article(world, seed, number, lessons, train, f"{label} article")
                 site, place = _site(article, draw), draw.random()
             else:
                 original_place, site, article = originals[copied[number]]
