@@ -1,0 +1,191 @@
+"""DeepSpeed: its configuration out of params and run settings, what is refused beforehand, and the engine itself.
+
+Three things are taken out of DeepSpeed's hands. The learning rate is set here from the step's number (its scheduler stands
+still when a step is skipped). The loss is divided by global counts before it reaches the engine, whose own averaging over
+ranks is undone. How many micro-batches make a step is the loop's affair (`managed_gradient_accumulation` off).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec import Meta
+
+from pipeline.stage import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from trainer.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW (arXiv:1711.05101) with warm-up and a schedule. Part of a training's identity."""
+
+    lr: Annotated[float, Meta(gt=0, le=1, description="peak learning rate")] = 3e-3
+    schedule: Annotated[Literal["constant", "cosine", "wsd"], Meta(description="wsd: constant, then linear decay at the end")] = "cosine"
+    warmup_steps: Annotated[int, Meta(ge=0, description="steps of linear warm-up")] = 20
+    decay: Annotated[float, Meta(gt=0, le=1, description="wsd: share of the steps that decay")] = 0.2
+    final_lr: Annotated[float, Meta(ge=0, le=1, description="learning rate at the end, as a share of the peak")] = 0.1
+    betas: Annotated[tuple[float, float], Meta(description="decay rates of AdamW's two moments")] = (0.9, 0.95)
+    eps: Annotated[float, Meta(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Meta(ge=0, le=1, description="of matrices; norms have none")] = 0.1
+    clip: Annotated[float, Meta(ge=0, description="largest norm of the gradient; 0: unlimited")] = 1.0
+    precision: Annotated[Literal["fp32", "bf16"], Meta(description="of weights and activations; bf16 for GPUs")] = "fp32"
+
+    def __post_init__(self) -> None:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas {self.betas} must lie in [0, 1); set both, for example [0.9, 0.95]")
+
+    def stable_steps(self, total: int) -> int:
+        """Steps whose learning rate stays the same when `total` grows."""
+        match self.schedule:
+            case "constant":
+                return total
+            case "wsd":
+                return total - round(total * self.decay)
+            case "cosine":
+                return min(self.warmup_steps, total)
+
+    def lr_at(self, step: int, total: int) -> float:
+        """Learning rate of the step with this number (0 … total - 1)."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        start = max(self.warmup_steps, self.stable_steps(total))
+        # the last step already has the final rate
+        done = (step - start + 1) / max(1, total - start) if step >= start else 0.0
+        match self.schedule:
+            case "constant":
+                share = 1.0
+            case "wsd":
+                share = 1 - (1 - self.final_lr) * done
+            case "cosine":
+                share = self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
+        return self.lr * share
+
+
+@dataclass(frozen=True)
+class TrainRun:
+    """How a training is spread over machines. Never part of identity."""
+
+    workers: Annotated[int, Meta(ge=0, description="ranks; 0: one rank inside the driver, without Ray")] = 2
+    zero: Annotated[int, Meta(ge=0, le=3, description="ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too")] = 1
+    micro_batch: Annotated[int, Meta(ge=1, description="rows a rank computes at once")] = 8
+    cpus_per_worker: Annotated[float, Meta(gt=0, description="CPUs reserved for a rank")] = 1.0
+    gpus_per_worker: Annotated[int, Meta(ge=0, le=1, description="GPUs of a rank")] = 0
+    threads: Annotated[int, Meta(ge=1, description="threads of a rank's matrix products")] = 1
+    checkpoint_every: Annotated[int, Meta(ge=1, description="steps between checkpoints")] = 50
+    restarts: Annotated[int, Meta(ge=0, description="restarts of all ranks after one was lost")] = 2
+    deterministic: Annotated[bool, Meta(description="refuse GPU operations whose result varies from run to run")] = False
+
+    @property
+    def world_size(self) -> int:
+        return max(1, self.workers)
+
+
+def preflight(settings: Optimization, run: TrainRun) -> None:
+    """Refuse what DeepSpeed would only refuse on the ranks. Raises UserError with the mend."""
+    if settings.precision == "bf16" and run.zero == 0:
+        raise UserError("precision=bf16 at run.zero=0 would add up gradients in bf16: set run.zero to 1, 2 or 3")
+    if run.workers == 0 and run.gpus_per_worker:
+        raise UserError("run.workers=0 trains inside the driver, which has no GPU assigned: set run.workers=1")
+
+
+def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
+    """The whole configuration; every choice DeepSpeed would make by default and that matters is made here."""
+    config: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": run.micro_batch,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "zero_optimization": {"stage": run.zero},
+        "gradient_clipping": settings.clip,
+        "checkpoint": {"tag_validation": "Fail"},
+        "steps_per_print": 10**9,
+    }
+    if settings.precision == "bf16":
+        config["bf16"] = {"enabled": True}
+        config["data_types"] = {"grad_accum_dtype": "fp32"}
+    return config
+
+
+class Engine:
+    """A DeepSpeed engine around `module`, whose forward gives a loss already divided by its global denominator."""
+
+    def __init__(self, module: nn.Module, settings: Optimization, run: TrainRun, total_steps: int) -> None:
+        import torch
+
+        self.settings, self.total_steps = settings, total_steps
+        deepspeed = import_deepspeed(next(module.parameters()).device)
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        groups = [
+            {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": settings.weight_decay},
+            {"params": [parameter for parameter in parameters if parameter.dim() == 1], "weight_decay": 0.0},
+        ]
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(settings, run))
+        self.world = self.deepspeed.world_size
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.deepspeed(*inputs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of one micro-batch; the sum over micro-batches and ranks is what `step` applies."""
+        self.deepspeed.backward(loss * self.world, scale_wrt_gas=False)
+
+    def step(self, number: int) -> float:
+        """Apply the gradients at this step's learning rate; returns their norm before clipping."""
+        for group in self.deepspeed.optimizer.param_groups:
+            group["lr"] = self.settings.lr_at(number, self.total_steps)
+        self.deepspeed.step()
+        return float(self.deepspeed.get_global_grad_norm() or 0.0)
+
+
+def full_state(model: Transformer) -> dict[str, Tensor]:
+    """All weights by name, on the CPU, whatever their sharding. Every rank must call it."""
+    with gathered(model):
+        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+
+
+@contextmanager
+def gathered(model: Transformer) -> Iterator[None]:
+    """The model's weights whole on every rank, for as long as the block runs."""
+    parameters = list(model.parameters())
+    if not hasattr(parameters[0], "ds_id"):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters):
+        yield
+
+
+def set_up_device(run: TrainRun) -> torch.device:
+    """This rank's device, with threads and determinism set."""
+    import torch
+
+    torch.set_num_threads(run.threads)
+    if run.gpus_per_worker:
+        torch.use_deterministic_algorithms(run.deterministic)
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed for this device, silent but for errors: the user reads this project's own lines."""
+    os.environ["DS_ACCELERATOR"] = device.type  # otherwise it looks for every device it knows of
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of names DeepSpeed still uses
+    import deepspeed
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    # gloo serves as well, and this operation would be compiled for minutes at its first use
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

@@ -1,0 +1,325 @@
+"""The one training loop. What is trained on and how it is scored is a `Task`; the rest of a training is here.
+
+A step: the task gives this rank's micro-batches; their denominators are added up over all ranks; each micro-batch adds the
+gradient of its share of the loss; the optimizer steps once. The gradient is therefore the same however the step's rows are
+cut into micro-batches and dealt to ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline.stage import Checkpoint, Progress, Trajectory, UserError
+from trainer import checkpoint
+from trainer.engine import Engine, Optimization, TrainRun, full_state
+
+if TYPE_CHECKING:
+    from trainer.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class Term:
+    """A sum over a batch and the name of what it is divided by. The loss is Σ weight · numerator / denominator over all
+    ranks' micro-batches; a term of weight 0 is only reported."""
+
+    numerator: Tensor  # scalar
+    denominator: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a rank stands."""
+
+    rank: int
+    world: int
+    device: torch.device
+    micro_batch: int  # rows
+
+
+class Task(Protocol):
+    """What a training does. It is pickled, sent to every rank and started there; it holds paths, not data.
+
+    The batch of a step must follow from the step's number (and the weights, where the model itself makes the data), so that
+    a resumed training is the uninterrupted one.
+    """
+
+    def start(self, place: Place, model: Transformer) -> None:
+        """Open what is needed. `model` has the weights the training begins with, also when it is about to resume."""
+
+    def micro_batches(self, step: int, model: Transformer) -> Sequence[Any]:
+        """This rank's share of the step's batch, at least one. `model` is live and whole, except at ZeRO stage 3, where it
+        is whole only inside `engine.gathered(model)`."""
+
+    def validation_batches(self) -> Sequence[Any]:
+        """The whole validation set, the same list on every rank; empty where there is none. The loop deals it out."""
+
+    def counts(self, batch: Any) -> Mapping[str, float]:
+        """The batch's denominators by name; the same names for every batch."""
+
+    def terms(self, model: Transformer, batch: Any) -> Mapping[str, Term]:
+        """The batch's terms by name. Called inside the engine's forward pass, without gradients for validation."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a training runs, when it looks at its validation set, and which weights it ends with.
+
+    keep_best  name of a validation term: end with the weights that had its lowest value
+    patience   stop after so many validations without a new lowest value; 0: never
+    """
+
+    steps: int
+    validate_every: int
+    keep_best: str | None = None
+    patience: int = 0
+
+
+@dataclass
+class State:
+    """What the loop remembers over a crash, all of it plain JSON."""
+
+    history: list[dict[str, Any]] = field(default_factory=list)  # {"step", "train": {…} means since the last, "validation": {…}}
+    sums: dict[str, float] = field(default_factory=dict)  # of the training terms since the last entry of the history
+    summed: int = 0
+    totals: dict[str, float] = field(default_factory=dict)  # of every denominator, over the whole training
+    best_step: int = 0
+    best: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of a training, and what this launch did of it."""
+
+    state: State
+    steps: int
+    weights: Mapping[str, Tensor] | None  # of rank 0; None on the others
+    counted: Mapping[str, float]  # denominators summed over the steps of this launch
+    seconds: float  # spent in the steps of this launch
+
+
+class Scored(nn.Module):
+    """The module DeepSpeed wraps: a batch in, its part of the global loss out, beside the terms' sums for the record."""
+
+    def __init__(self, model: Transformer, task: Task) -> None:
+        super().__init__()
+        self.model = model
+        self.task = task
+
+    def forward(self, batch: Any, denominators: Mapping[str, float]) -> tuple[Tensor, dict[str, tuple[Tensor, str]]]:
+        terms = self.task.terms(self.model, batch)
+        # a denominator of 0 means that there is nothing to learn from: the term has no value, its numerator is 0 as well
+        parts = [term.weight * term.numerator / (denominators[term.denominator] or 1.0) for term in terms.values() if term.weight]
+        return torch.stack(parts).sum(), {name: (term.numerator.detach().double(), term.denominator) for name, term in terms.items()}
+
+
+def train(
+    model: Transformer,
+    task: Task,
+    plan: Plan,
+    settings: Optimization,
+    run: TrainRun,
+    *,
+    device: torch.device,
+    trajectory: Trajectory,
+    progress: Progress,
+) -> Outcome:
+    """Run a training to its end on this rank, going on from the newest checkpoint that fits. The process group must be up."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    model.to(device)
+    task.start(Place(rank, world, device, run.micro_batch), model)
+    loop = _Loop(Scored(model, task), plan, settings, run, trajectory, progress)
+    first = loop.resume()
+    known = dict(loop.state.totals)
+    last = loop.run(first)
+    if plan.keep_best is not None and loop.state.best_step != last:
+        loop.load_best()
+    weights = full_state(model)
+    counted = {name: value - known.get(name, 0.0) for name, value in loop.state.totals.items()}
+    return Outcome(loop.state, last, weights if rank == 0 else None, counted, loop.seconds)
+
+
+class _Loop:
+    """A training on one rank. All ranks take the same decisions, since all they decide on is summed over ranks."""
+
+    def __init__(
+        self, scored: Scored, plan: Plan, settings: Optimization, run: TrainRun, trajectory: Trajectory, progress: Progress
+    ) -> None:
+        self.scored, self.task, self.plan, self.settings, self.run_settings = scored, scored.task, plan, settings, run
+        self.trajectory, self.progress = trajectory, progress
+        self.engine = Engine(scored, settings, run, plan.steps)
+        self.rank, self.world = dist.get_rank(), dist.get_world_size()
+        self.state = State()
+        self.seconds = 0.0
+
+    def resume(self) -> int:
+        """Load the newest checkpoint that fits; returns how many steps are done."""
+        found = checkpoint.find(self.trajectory, self.fits)
+        if found is None:
+            return 0
+        checkpoint.load(self.engine, found)
+        self.state = State(**found.facts["state"])
+        return found.step
+
+    def run(self, first: int) -> int:
+        """Train from step `first` to the end; returns how many steps were trained in all."""
+        if first == 0:
+            self.validate(0)
+        last = self.plan.steps
+        for step in range(first, self.plan.steps):
+            if self.stopped():
+                last = step
+                break
+            begun = time.monotonic()
+            self.step(step)
+            self.seconds += time.monotonic() - begun
+            done = step + 1
+            if done % self.plan.validate_every == 0:
+                self.validate(done)
+            if self.worth_saving(done):
+                self.save(done)
+        if self.state.history[-1]["step"] != last:
+            # not part of any checkpoint: a longer training does not validate here
+            self.validate(last)
+        return last
+
+    def step(self, step: int) -> None:
+        shared, denominators = self.share(list(self.task.micro_batches(step, self.scored.model)))
+        sums: dict[str, tuple[float, str]] = {}
+        norm = 0.0
+        if any(denominators.values()):
+            self.scored.train()
+            for batch, counted in shared:
+                loss, terms = self.engine.forward(batch, denominators)
+                self.engine.backward(loss * counted)
+                _add(sums, terms, counted)
+            norm = self.engine.step(step)
+        means = self.means(sums, denominators)
+        for name, value in means.items():
+            if not math.isfinite(value + norm):
+                raise UserError(f"step {step + 1}: {name} is {value} and the gradient's norm {norm}; lower lr or raise warmup_steps")
+            self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+        for name, value in denominators.items():
+            self.state.totals[name] = self.state.totals.get(name, 0.0) + value
+        self.state.summed += 1
+        if self.rank == 0:
+            self.progress(step + 1, self.plan.steps, **means, norm=norm, lr=self.settings.lr_at(step, self.plan.steps))
+
+    def validate(self, step: int) -> None:
+        batches = list(self.task.validation_batches())
+        found: dict[str, float] = {}
+        if batches:
+            rounds = -(-len(batches) // self.world)
+            mine = batches[self.rank :: self.world]
+            # sharded weights make every forward pass a common one: whoever has no batch left repeats one, uncounted
+            shared = [(batch, 1.0) for batch in mine] + [(batches[0], 0.0)] * (rounds - len(mine))
+            denominators = self.denominators(shared)
+            sums: dict[str, tuple[float, str]] = {}
+            self.scored.eval()
+            with torch.no_grad():
+                for batch, counted in shared:
+                    _add(sums, self.engine.forward(batch, denominators)[1], counted)
+            found = self.means(sums, denominators)
+        trained = {name: total / self.state.summed for name, total in self.state.sums.items()}
+        self.state.history.append({"step": step, "train": trained, "validation": found})
+        self.state.sums, self.state.summed = {}, 0
+        if step and self.plan.keep_best is not None and (self.state.best is None or found[self.plan.keep_best] < self.state.best):
+            self.state.best, self.state.best_step = found[self.plan.keep_best], step
+
+    def stopped(self) -> bool:
+        """Whether the last `patience` validations brought nothing better than the best."""
+        later = sum(entry["step"] > self.state.best_step for entry in self.state.history)
+        return self.plan.keep_best is not None and self.state.best is not None and 0 < self.plan.patience <= later
+
+    def share(self, batches: list[Any]) -> tuple[list[tuple[Any, float]], dict[str, float]]:
+        """This rank's micro-batches, each counted once, and the global denominators. Who has fewer than another rank
+        repeats its last one, uncounted."""
+        number = torch.tensor(len(batches))
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        shared = [(batch, 1.0) for batch in batches] + [(batches[-1], 0.0)] * (int(number) - len(batches))
+        return shared, self.denominators(shared)
+
+    def denominators(self, shared: Sequence[tuple[Any, float]]) -> dict[str, float]:
+        counts: dict[str, float] = {}
+        for batch, counted in shared:
+            for name, value in self.task.counts(batch).items():
+                counts[name] = counts.get(name, 0.0) + value * counted
+        return self.summed(counts)
+
+    def means(self, sums: Mapping[str, tuple[float, str]], denominators: Mapping[str, float]) -> dict[str, float]:
+        """Each term over all ranks; those whose denominator is 0 have no value."""
+        totals = self.summed({name: value for name, (value, _) in sums.items()})
+        return {name: totals[name] / denominators[by] for name, (_, by) in sums.items() if denominators[by] > 0}
+
+    def summed(self, values: Mapping[str, float]) -> dict[str, float]:
+        """The sum over ranks of each value; the ranks' names are the same."""
+        tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
+        if values:
+            dist.all_reduce(tensor)
+        return dict(zip(values, tensor.tolist(), strict=True))
+
+    def worth_saving(self, done: int) -> bool:
+        return (
+            done == self.plan.steps
+            or done % self.run_settings.checkpoint_every == 0
+            or done == self.settings.stable_steps(self.plan.steps)
+            or (self.plan.keep_best is not None and done == self.state.best_step)
+        )
+
+    def save(self, done: int) -> None:
+        facts = {**self.form(), "lr_digest": self.lr_digest(done), "state": asdict(self.state)}
+        # a longer training branches off where the learning rate begins to fall
+        keep = [step for step in (self.state.best_step, self.settings.stable_steps(self.plan.steps)) if 0 < step <= done]
+        checkpoint.save(self.engine, self.trajectory, done, facts, keep)
+
+    def form(self) -> dict[str, int]:
+        """What a checkpoint's files are cut for."""
+        return {"world_size": self.world, "zero": self.run_settings.zero}
+
+    def fits(self, found: Checkpoint) -> bool:
+        """Whether training can go on from there: the same cut, and the learning rates so far are the ones planned now."""
+        form = {name: found.facts[name] for name in self.form()}
+        if form != self.form():
+            self.progress.event(
+                "note",
+                text=f"checkpoint of step {found.step} was saved by {form['world_size']} ranks at ZeRO {form['zero']}; "
+                f"set aside, now it is {self.world} ranks at ZeRO {self.run_settings.zero}",
+            )
+            return False
+        if found.step > self.plan.steps or found.facts["lr_digest"] != self.lr_digest(found.step):
+            return False
+        best = found.facts["state"]["best_step"]
+        return best in (0, found.step) or self.at_step(best) is not None
+
+    def at_step(self, step: int) -> Checkpoint | None:
+        """A whole checkpoint of this step with this cut."""
+        return self.trajectory.latest(lambda found: found.step == step and all(found.facts[k] == v for k, v in self.form().items()))
+
+    def load_best(self) -> None:
+        found = [self.at_step(self.state.best_step) if self.rank == 0 else None]
+        dist.broadcast_object_list(found, src=0)
+        if found[0] is None:
+            raise FileNotFoundError(f"the checkpoint of step {self.state.best_step}, the best one, is gone or damaged")
+        checkpoint.load(self.engine, found[0])
+
+    def lr_digest(self, steps: int) -> str:
+        rates = [self.settings.lr_at(step, self.plan.steps) for step in range(steps)]
+        return hashlib.sha256(repr(rates).encode()).hexdigest()
+
+    @property
+    def device(self) -> torch.device:
+        return self.engine.deepspeed.device
+
+
+def _add(sums: dict[str, tuple[float, str]], terms: Mapping[str, tuple[Tensor, str]], counted: float) -> None:
+    for name, (value, by) in terms.items():
+        sums[name] = (sums.get(name, (0.0, by))[0] + float(value) * counted, by)
