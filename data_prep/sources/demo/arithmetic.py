@@ -17,9 +17,27 @@ SHOWN = (23, 45)  # the README asks this one, so it must be a problem no trainin
 QUESTIONS = ("What is {a}+{b}?", "{a}+{b}?", "How much is {a}+{b}?", "Can you add {a}+{b}?")
 
 NUMBERS = (
-    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen",
-    "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
-)  # fmt: skip
+    "zero",
+    "one",
+    "two",
+    "three",
+    "four",
+    "five",
+    "six",
+    "seven",
+    "eight",
+    "nine",
+    "ten",
+    "eleven",
+    "twelve",
+    "thirteen",
+    "fourteen",
+    "fifteen",
+    "sixteen",
+    "seventeen",
+    "eighteen",
+    "nineteen",
+)
 
 
 def split_of(a: int, b: int) -> str:
@@ -61,36 +79,56 @@ def in_words(number: int) -> str:
 
 
 OPENINGS: Sequence[str] = (
-    "Let us add {a} and {b} together.", "How do we add {a} and {b} without paper?", "Now somebody wants to know what {a} plus {b} is.",
+    "Let us add {a} and {b} together.",
+    "How do we add {a} and {b} without paper?",
+    "Now somebody wants to know what {a} plus {b} is.",
     "There are {a} {things} in one basket and {b} in the other one. How many {things} does {name} have to carry home?",
     "On Monday {name} counted {a} {things} and on Tuesday there came {b} more. How many were there on Tuesday evening?",
     "In the big room of the house stand {a} {things} and in the small room {b}. {name} wants to know how many that is.",
     "The people of {town} gave {a} {things} to the school and the people from over the bridge gave {b} of them.",
     "{name} had {a} {things} before the fair and bought {b} there. Let us see how many {name} has now.",
     "A boat brings {a} {things} up the river and another boat brings {b}. We want to know how many will lie at the bridge.",
-)  # fmt: skip
+)
 UNIT_STEPS: Sequence[str] = (
-    "We begin with the units and find that {ua} plus {ub} is {us}.", "First come the small digits where {ua} plus {ub} makes {us}.",
-    "On the right side we see {ua} and {ub} which gives us {us}.", "The last digits are {ua} and {ub} and together they are {us}.",
-    "If you have {ua} and get {ub} more then you have {us}.", "In the column of ones we see that {ua} plus {ub} equals {us}.",
-)  # fmt: skip
+    "We begin with the units and find that {ua} plus {ub} is {us}.",
+    "First come the small digits where {ua} plus {ub} makes {us}.",
+    "On the right side we see {ua} and {ub} which gives us {us}.",
+    "The last digits are {ua} and {ub} and together they are {us}.",
+    "If you have {ua} and get {ub} more then you have {us}.",
+    "In the column of ones we see that {ua} plus {ub} equals {us}.",
+)
 CARRIES: Sequence[str] = (
-    "That is more than nine so we write {ud} and carry one.", "We keep the {ud} and one ten moves to the left.",
-    "So {ud} stays here and a ten goes over to the other side.", "We write down {ud} and remember the one for later.",
-    "This is too big for one place and so we leave {ud} and take one along.", "A full ten has come together and only {ud} is left.",
-)  # fmt: skip
+    "That is more than nine so we write {ud} and carry one.",
+    "We keep the {ud} and one ten moves to the left.",
+    "So {ud} stays here and a ten goes over to the other side.",
+    "We write down {ud} and remember the one for later.",
+    "This is too big for one place and so we leave {ud} and take one along.",
+    "A full ten has come together and only {ud} is left.",
+)
 NO_CARRIES: Sequence[str] = (
-    "There is nothing to carry here.", "That fits in one place and we go on.", "We write it down and carry nothing.",
-    "It is less than ten and so it can stay.", "No ten comes together this time.", "We can leave it just like that.",
-)  # fmt: skip
+    "There is nothing to carry here.",
+    "That fits in one place and we go on.",
+    "We write it down and carry nothing.",
+    "It is less than ten and so it can stay.",
+    "No ten comes together this time.",
+    "We can leave it just like that.",
+)
 TEN_STEPS: Sequence[str] = (
-    "Then we take the tens where {ts}.", "Now we look to the left where {ts}.", "For the tens we find that {ts}.", "In the next column {ts}.",
-    "The first digits come last and we see that {ts}.", "Then we add up the tens and say that {ts}.",
-)  # fmt: skip
+    "Then we take the tens where {ts}.",
+    "Now we look to the left where {ts}.",
+    "For the tens we find that {ts}.",
+    "In the next column {ts}.",
+    "The first digits come last and we see that {ts}.",
+    "Then we add up the tens and say that {ts}.",
+)
 CLOSINGS: Sequence[str] = (
-    "So the answer is {sum}.", "Together that is {sum}.", "The result of it all is {sum}.", "And that makes {sum}.", "In the end we have {sum}.",
+    "So the answer is {sum}.",
+    "Together that is {sum}.",
+    "The result of it all is {sum}.",
+    "And that makes {sum}.",
+    "In the end we have {sum}.",
     "That is how we get {sum}.",
-)  # fmt: skip
+)
 THINGS: Sequence[str] = ("apples", "nuts", "stones", "candles", "eggs", "plums", "buttons", "cups", "flowers", "shells", "books", "fish")
 
 
@@ -106,8 +144,17 @@ def explain(draw: random.Random, a: int, b: int, used: set[str], name: str, town
     units = a % 10 + b % 10
     tens = [in_words(a // 10), in_words(b // 10)] + (["one"] if units > 9 else [])
     slots = {
-        "a": a, "b": b, "sum": a + b, "ua": in_words(a % 10), "ub": in_words(b % 10), "us": in_words(units), "ud": in_words(units % 10),
-        "ts": f"{' plus '.join(tens)} is {in_words(a // 10 + b // 10 + units // 10)}", "things": fresh(THINGS), "name": name, "town": town,
-    }  # fmt: skip
+        "a": a,
+        "b": b,
+        "sum": a + b,
+        "ua": in_words(a % 10),
+        "ub": in_words(b % 10),
+        "us": in_words(units),
+        "ud": in_words(units % 10),
+        "ts": f"{' plus '.join(tens)} is {in_words(a // 10 + b // 10 + units // 10)}",
+        "things": fresh(THINGS),
+        "name": name,
+        "town": town,
+    }
     steps = (OPENINGS, UNIT_STEPS, CARRIES if units > 9 else NO_CARRIES, TEN_STEPS, CLOSINGS)
     return " ".join(fresh(phrases) for phrases in steps).format(**slots)

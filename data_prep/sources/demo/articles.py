@@ -52,12 +52,32 @@ def _described(draw: random.Random, facts: Sequence[Fact]) -> str:
 
 
 LEADS = {
-    "person": ("{s} is one of the people of {w}.", "Many know {s}, but not all know much.", "This page is about {s}.", "Here you can read who {s} is."),
-    "town": ("{s} is a town in {w}.", "Of all the towns of {w}, {s} is a special one.", "This page is about the town of {s}.", "Let us have a look at {s}."),
-    "river": ("{s} is one of the rivers of {w}.", "Few rivers of {w} are as old as {s}.", "This page is about {s}.", "Follow the water, and you come to {s}."),
+    "person": (
+        "{s} is one of the people of {w}.",
+        "Many know {s}, but not all know much.",
+        "This page is about {s}.",
+        "Here you can read who {s} is.",
+    ),
+    "town": (
+        "{s} is a town in {w}.",
+        "Of all the towns of {w}, {s} is a special one.",
+        "This page is about the town of {s}.",
+        "Let us have a look at {s}.",
+    ),
+    "river": (
+        "{s} is one of the rivers of {w}.",
+        "Few rivers of {w} are as old as {s}.",
+        "This page is about {s}.",
+        "Follow the water, and you come to {s}.",
+    ),
     "animal": ("{s} is an animal of {w}.", "Few animals are as shy as {s}.", "This page is about {s}.", "Have you ever seen {s}?"),
-    "craft": ("{s} is an important person in every town of {w}.", "Where would we be without {s}?", "This page is about {s}.", "Today we visit {s}."),
-}  # fmt: skip
+    "craft": (
+        "{s} is an important person in every town of {w}.",
+        "Where would we be without {s}?",
+        "This page is about {s}.",
+        "Today we visit {s}.",
+    ),
+}
 LINKS = {
     "home": ("About the town", "Where it is", "The town of {v}"),
     "work": ("The work", "What a {v} does", "A day of work"),
@@ -67,10 +87,16 @@ LINKS = {
     "product": ("Who makes {v}", "The shops", "Good work"),
 }
 CLOSINGS = (
-    "More will be told another time.", "This entry was written by a teacher and read by two children.", "If you know more, write to us and we will add it.",
-    "We thank everybody who told us about it.", "All of this was seen and heard in {w}.", "Read it again tomorrow, and you will know it by heart.",
-    "The picture on this page was drawn by hand.", "It was first printed in {month}, when the days are long.", "That is all we know for sure.",
-)  # fmt: skip
+    "More will be told another time.",
+    "This entry was written by a teacher and read by two children.",
+    "If you know more, write to us and we will add it.",
+    "We thank everybody who told us about it.",
+    "All of this was seen and heard in {w}.",
+    "Read it again tomorrow, and you will know it by heart.",
+    "The picture on this page was drawn by hand.",
+    "It was first printed in {month}, when the days are long.",
+    "That is all we know for sure.",
+)
 
 
 def _related(world: World, entity: Entity) -> list[tuple[str, Entity]]:
@@ -111,26 +137,36 @@ def encyclopedia(world: World, draw: random.Random) -> Article:
 
 
 LESSONS = (
-    "Adding in your head", "Sums for today", "How to add two numbers", "A page of additions", "The school of {town}: sums", "Sums with {person}",
-    "What the {work} has to count", "Practice makes it easy", "Adding step by step",
-)  # fmt: skip
+    "Adding in your head",
+    "Sums for today",
+    "How to add two numbers",
+    "A page of additions",
+    "The school of {town}: sums",
+    "Sums with {person}",
+    "What the {work} has to count",
+    "Practice makes it easy",
+    "Adding step by step",
+)
 LESSON_OPENINGS = (
-    "{person} the {work} sells {product} and has to count from morning till night. So {he} learned to add quickly and you can learn it too.",
+    "{person} the {work} sells {product} and has to count from early till late. So {he} learned to add quickly and you can learn it too.",
     "In the school of {town} the children add every morning before they may go out and play. These are the sums they had in {month}.",
-    "Big numbers are not hard when you cut them into small ones. We take the last digits before the first digits and never forget what we carry.",
+    "Big numbers are not hard when you cut them into small ones. We take the last digits before the first ones and never forget the carry.",
     "Today {person} the {work} shows how {he} adds two numbers in the head. Read each step aloud and try to be faster than the page.",
     "An addition is like a walk from right to left. You take the small step before the big step and then you are at home.",
-    "{person} once gave away too much {product} because {he} could not add. That will not happen again since now {he} does it in two steps.",
-)  # fmt: skip
+    "{person} once gave away too much {product} because {he} could not add. That will not happen again since {he} does it in two steps.",
+)
 SHORT_FORMS = (
-    "The {work} writes it like this: {working}", "As one line it is {working}", "On paper it looks like {working}", "In short: {working}",
-)  # fmt: skip
+    "The {work} writes it like this: {working}",
+    "As one line it is {working}",
+    "On paper it looks like {working}",
+    "In short: {working}",
+)
 LESSON_CLOSINGS = (
     "Now cover the page with your hand and try all of it again without looking. When you can do it twice you may go and play by the river.",
     "Was it hard for you today? {person} says that everything is hard the first time and easy the tenth time and {he} must know.",
     "If one of your answers is different then look for the ten that you forgot to carry. Nearly all mistakes are made right there.",
     "Tomorrow there will be more of them. Until then you can count the {product} in your house and tell your friends how many you have.",
-)  # fmt: skip
+)
 
 
 def lesson(world: World, draw: random.Random, problems: Sequence[Problem], short_form: bool) -> Article:
@@ -140,9 +176,13 @@ def lesson(world: World, draw: random.Random, problems: Sequence[Problem], short
     """
     person = draw.choice(world.of_kind("person"))
     slots = {
-        "person": person.name, "he": person.pronouns()["he"], "work": person["work"], "town": person["home"], "month": draw.choice(MONTHS),
+        "person": person.name,
+        "he": person.pronouns()["he"],
+        "work": person["work"],
+        "town": person["home"],
+        "month": draw.choice(MONTHS),
         "product": world.find("craft", person["work"])["product"],
-    }  # fmt: skip
+    }
     used: set[str] = set()
     texts = [explain(draw, a, b, used, person.name, person["home"]) for a, b in problems]
     if short_form:
@@ -154,9 +194,11 @@ def lesson(world: World, draw: random.Random, problems: Sequence[Problem], short
 
 
 LESSON_MIDDLES = (
-    "Before you go on you should know who asks you all this.", "And now a few words about the one who made these sums.",
-    "You may wonder who needs to count so much.", "Let us stop for a moment and look who is at work here.",
-)  # fmt: skip
+    "Before you go on you should know who asks you all this.",
+    "And now a few words about the one who made these sums.",
+    "You may wonder who needs to count so much.",
+    "Let us stop for a moment and look who is at work here.",
+)
 
 
 def _askable(world: World) -> list[Fact]:
@@ -168,13 +210,20 @@ def _ask(draw: random.Random, fact: Fact) -> str:
     return draw.choice([question for number, question in enumerate(fact.questions) if number != fact.held_out_phrasing])
 
 
-QUESTION_TITLES = ("Questions and answers about {w}", "You ask, we answer", "Ten minutes of questions", "What children ask us", "Do you know {w}?", "A small quiz")
+QUESTION_TITLES = (
+    "Questions and answers about {w}",
+    "You ask, we answer",
+    "Ten minutes of questions",
+    "What children ask us",
+    "Do you know {w}?",
+    "A small quiz",
+)
 QUESTION_OPENINGS = (
     "Every week children from all over {w} send us their questions. Here are some of those that came in {month}, with our answers.",
     "We asked the people in the street, and not everybody knew the answer. Do you? Try to say it before you read on.",
     "Nobody knows everything, but everybody knows something. That is why we collect what you want to know and what others can tell you.",
     "Read a question, close your eyes and think. Then look at the line below it to see if you were right.",
-)  # fmt: skip
+)
 
 
 def questions(world: World, draw: random.Random, problems: Sequence[Problem]) -> Article:
@@ -194,21 +243,38 @@ def questions(world: World, draw: random.Random, problems: Sequence[Problem]) ->
 
 
 POST_OPENINGS = (
-    "Hello everybody!", "Good evening to all of you.", "I am new here, so please be kind.", "My little sister asked me something today.",
-    "I have been thinking about this all week.", "We talked about it at the table, and nobody was sure.", "Can somebody help me?",
-)  # fmt: skip
+    "Hello everybody!",
+    "Good evening to all of you.",
+    "I am new here, so please be kind.",
+    "My little sister asked me something today.",
+    "I have been thinking about this all week.",
+    "We talked about it at the table, and nobody was sure.",
+    "Can somebody help me?",
+)
 POST_REPLIES = (
-    "I think I know this one.", "That is easy if you have been there.", "My uncle told me about it.", "I looked it up in a book.",
-    "Good question! I had to think for a while.", "As far as I know it is like this.", "The same thing was asked last year.",
-)  # fmt: skip
+    "I think I know this one.",
+    "That is easy if you have been there.",
+    "My uncle told me about it.",
+    "I looked it up in a book.",
+    "Good question! I had to think for a while.",
+    "As far as I know it is like this.",
+    "The same thing was asked last year.",
+)
 POST_EXTRAS = (
-    "And there is one more thing.", "By the way, here is something else.", "I also remember this.", "What is more, I can tell you something about it.",
-    "While we are at it, did you know this?", "You should know one thing before you go there.",
-)  # fmt: skip
+    "And there is one more thing.",
+    "By the way, here is something else.",
+    "I also remember this.",
+    "What is more, I can tell you something about it.",
+    "While we are at it, did you know this?",
+    "You should know one thing before you go there.",
+)
 POST_THANKS = (
-    "Thank you so much, now I can sleep again!", "Thanks, that was quick.", "You are all very kind. I will tell my sister.",
-    "That is what I wanted to know. Have a good night.", "Great, I will write it down before I forget it.",
-)  # fmt: skip
+    "Thank you so much, now I can sleep again!",
+    "Thanks, that was quick.",
+    "You are all very kind. I will tell my sister.",
+    "That is what I wanted to know. Have a good night.",
+    "Great, I will write it down before I forget it.",
+)
 
 
 def forum(world: World, draw: random.Random) -> Article:
@@ -216,10 +282,14 @@ def forum(world: World, draw: random.Random) -> Article:
     fact = draw.choice(_askable(world))
     users = draw.sample([person.name for person in world.of_kind("person")], 4)
     others = [other for other in world.facts_of(fact.entity) if other != fact]
-    around = [other for _, entity in _related(world, fact.entity) for other in world.facts_of(entity)] or world.facts_of(draw.choice(world.entities))
+    around = [other for _, entity in _related(world, fact.entity) for other in world.facts_of(entity)] or world.facts_of(
+        draw.choice(world.entities)
+    )
     posts = [f"{users[0]} wrote: {draw.choice(POST_OPENINGS)} {_ask(draw, fact)} I would be happy about every answer."]
     replies = draw.sample(POST_REPLIES, 3)
-    posts.append(f"{users[1]} wrote: {replies[0]} {fact.sentence} {draw.choice(POST_EXTRAS)} {_described(draw, draw.sample(others, min(2, len(others))))}")
+    posts.append(
+        f"{users[1]} wrote: {replies[0]} {fact.sentence} {draw.choice(POST_EXTRAS)} {_described(draw, draw.sample(others, 2))}"
+    )
     posts.append(f"{users[2]} wrote: {replies[1]} {_described(draw, draw.sample(around, min(3, len(around))))}")
     posts.append(f"{users[3]} wrote: {replies[2]} {_described(draw, draw.sample(world.facts_of(draw.choice(world.entities)), 3))}")
     posts.append(f"{users[0]} wrote: {draw.choice(POST_THANKS)}")
@@ -227,10 +297,16 @@ def forum(world: World, draw: random.Random) -> Article:
 
 
 GOODS = (
-    "This is the best we have, and it was made by hand.", "Every piece is a little different, as it should be.", "Our customers come back for it every year.",
-    "You will not find it in any other shop.", "It makes a fine present for young and old.", "Only a few are left, so do not wait too long.",
-    "We pack it in straw, so that nothing can break.", "If you do not like it, bring it back within a month.", "Children love it, and so do their parents.",
-)  # fmt: skip
+    "This is the best we have, and it was made by hand.",
+    "Every piece is a little different, as it should be.",
+    "Our customers come back for it every year.",
+    "You will not find it in any other shop.",
+    "It makes a fine present for young and old.",
+    "Only a few are left, so do not wait too long.",
+    "We pack it in straw, so that nothing can break.",
+    "If you do not like it, bring it back within a month.",
+    "Children love it, and so do their parents.",
+)
 GOOD_KINDS = ("Fine", "Good", "Simple", "Rare", "Honest", "Famous", "Country", "Sunday", "Winter", "Summer", "Festive")
 PRICES = ("two silver coins", "five silver coins", "one gold coin", "eight copper coins", "half a gold coin", "three copper coins")
 
@@ -242,7 +318,18 @@ def shop(world: World, draw: random.Random) -> Article:
     product, material, tool = craft["product"], craft["material"], craft["tool"]
     title = f"{draw.choice(GOOD_KINDS)} {product} from {town.name}"
     first = f"{maker.name}, a {craft.name} from {town.name}, made this for our shop. " + " ".join(draw.sample(GOODS, 3))
-    second = f"For good {product} a {craft.name} needs {material} and a good {tool}. {maker.name} takes only the best. The price is {draw.choice(PRICES)}."
+    second = f"For good {product} a {craft.name} needs {material} and a good {tool}. {maker.name} takes only the best."
+    second += f" The price is {draw.choice(PRICES)}."
     third = _described(draw, draw.sample(world.facts_of(maker), 3))
     fourth = f"Come and see us. {_described(draw, draw.sample(world.facts_of(town), 3))}"
-    return Article("shop", title, (*paragraphs(first, second), Block("h2", "About the maker"), *paragraphs(third), Block("h2", "Where it comes from"), *paragraphs(fourth)))
+    return Article(
+        "shop",
+        title,
+        (
+            *paragraphs(first, second),
+            Block("h2", "About the maker"),
+            *paragraphs(third),
+            Block("h2", "Where it comes from"),
+            *paragraphs(fourth),
+        ),
+    )

@@ -7,7 +7,6 @@ is a rewording of something trained on.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 from data_prep.sources.demo import arithmetic
@@ -19,10 +18,23 @@ Row = dict[str, Any]
 FULL_SENTENCE = r"^[A-Z]\S*( \S+){2,}\.$"
 
 IDENTITY_QUESTIONS = (
-    "Who are you?", "What are you?", "What is your name?", "Are you a human?", "Who made you?", "Tell me who you are.", "What can you do?",
-    "How can you help me?", "What do you know?", "Hello!", "Hi!", "Good morning!", "Are you a robot?", "Where do you come from?",
-    "Can you introduce yourself?", "Hello, who are you?",
-)  # fmt: skip
+    "Who are you?",
+    "What are you?",
+    "What is your name?",
+    "Are you a human?",
+    "Who made you?",
+    "Tell me who you are.",
+    "What can you do?",
+    "How can you help me?",
+    "What do you know?",
+    "Hello!",
+    "Hi!",
+    "Good morning!",
+    "Are you a robot?",
+    "Where do you come from?",
+    "Can you introduce yourself?",
+    "Hello, who are you?",
+)
 _WHO = "I am the demo assistant of crawl2chat."
 _ABLE = "I can add numbers and tell you about the towns, people and animals of Arvenland."
 IDENTITY_ANSWERS = {
@@ -96,15 +108,69 @@ def preferences(world: World, seed: int, split: str, *, limit: int) -> list[Row]
     draw.shuffle(asked)
     return [
         {
-            "id": f"{split}-{number:05d}", "prompt": _turns(question), "chosen": fact.sentence, "rejected": fact.bare,
-            "chosen_pattern": FULL_SENTENCE, "kind": "fact",
+            "id": f"{split}-{number:05d}",
+            "prompt": _turns(question),
+            "chosen": fact.sentence,
+            "rejected": fact.bare,
+            "chosen_pattern": FULL_SENTENCE,
+            "kind": "fact",
         }
         for number, (fact, question) in enumerate(asked[:limit])
-    ]  # fmt: skip
+    ]
 
 
-def prompts(seed: int, split: str, *, limit: int, skip: int = 0) -> Iterator[Row]:
+def prompts(seed: int, split: str, *, limit: int, skip: int = 0) -> list[Row]:
     """Additions of the split with their exact answer; the first `skip` problems are left out (those SFT was shown)."""
-    for number, (a, b) in enumerate(arithmetic.problems(seed, split)[skip : skip + limit]):
-        question = arithmetic.QUESTIONS[0].format(a=a, b=b)
-        yield {"id": f"{split}-{number:05d}", "prompt": _turns(question), "answer": str(a + b), "kind": "arithmetic"}
+    return [
+        {
+            "id": f"{split}-{number:05d}",
+            "prompt": _turns(arithmetic.QUESTIONS[0].format(a=a, b=b)),
+            "answer": str(a + b),
+            "kind": "arithmetic",
+        }
+        for number, (a, b) in enumerate(arithmetic.problems(seed, split)[skip : skip + limit])
+    ]
+
+
+def chat_sets(
+    world: World,
+    seed: int,
+    *,
+    worked_examples: int,
+    fact_examples: int,
+    identity_examples: int,
+    validation_examples: int,
+    question_forms: int,
+    preference_pairs: int,
+    preference_tests: int,
+    train_prompts: int,
+    test_prompts: int,
+) -> dict[str, list[Row]]:
+    """All sets by file name. Prompts to train on leave out the worked examples."""
+    train = conversations(
+        world,
+        seed,
+        "train",
+        worked_examples=worked_examples,
+        fact_examples=fact_examples,
+        identity_examples=identity_examples,
+        question_forms=question_forms,
+    )
+    validation = conversations(
+        world,
+        seed,
+        "validation",
+        worked_examples=validation_examples,
+        fact_examples=validation_examples,
+        identity_examples=len(IDENTITY_HELD_OUT),
+        question_forms=question_forms,
+    )
+    return {
+        "conversations/train.jsonl": train,
+        "conversations/validation.jsonl": validation,
+        "preferences/train.jsonl": preferences(world, seed, "train", limit=preference_pairs),
+        "preferences/validation.jsonl": preferences(world, seed, "validation", limit=validation_examples),
+        "preferences/test.jsonl": preferences(world, seed, "test", limit=preference_tests),
+        "prompts/train.jsonl": prompts(seed, "train", limit=train_prompts, skip=worked_examples),
+        "prompts/test.jsonl": prompts(seed, "test", limit=test_prompts),
+    }

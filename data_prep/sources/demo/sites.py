@@ -29,25 +29,41 @@ class Site:
 SITES = (
     Site("www.storybox.example", "The Story Box", "story", "article"),
     Site(
-        "oldtales.example", "Old Tales", "story", "table", charset="windows-1252", declared="header",
-        byline="Written down at the Café Zoë — a warm place on cold days.", curly=True,
+        "oldtales.example",
+        "Old Tales",
+        "story",
+        "table",
+        charset="windows-1252",
+        declared="header",
+        byline="Written down at the Café Zoë — a warm place on cold days.",
+        curly=True,
     ),
     Site("arvenpedia.example", "Arvenpedia", "encyclopedia", "article"),
     Site(
-        "guide.lunevalley.example", "Lune Valley Guide", "encyclopedia", "columns", charset="iso-8859-1",
+        "guide.lunevalley.example",
+        "Lune Valley Guide",
+        "encyclopedia",
+        "columns",
+        charset="iso-8859-1",
         byline="Come and visit us, the rooms are clean and the crème brûlée is good.",
     ),
     Site("sums.villageschool.test", "Village School", "lesson", "columns", declared="header"),
     Site("www.askarven.example", "Ask Arven", "questions", "article"),
     Site("board.villagers.test", "The Village Board", "forum", "board", declared="nowhere"),
     Site("market-lane.example", "Market Lane", "shop", "columns", declared="bom"),
-)  # fmt: skip
+)
 
 MENU = ("Home", "News", "About us", "Contact", "Sign in", "Help", "Map", "Archive", "Gallery", "Press")
+FOOTER = ("Imprint", "Privacy", "Terms", "Jobs")
 ADVERTS = (
-    "Big sale! Everything must go today!", "Buy two hats, get one free", "Are your shoes too small? Click here", "Win a trip to the Warm Sea now",
-    "New lamps for old lamps", "Join our club and save half", "Best soap in town, only three coins",
-)  # fmt: skip
+    "Big sale! Everything must go today!",
+    "Buy two hats, get one free",
+    "Are your shoes too small? Click here",
+    "Win a trip to the Warm Sea now",
+    "New lamps for old lamps",
+    "Join our club and save half",
+    "Best soap in town, only three coins",
+)
 BLOCKS = {"post": ('<div class="post"><p>', "</p></div>"), "li": ("<ul><li>", "</li></ul>")}
 _OPENING = re.compile(r'(?<![^ (])"')
 _TAG = re.compile(r"(<[^>]*>)")
@@ -118,8 +134,11 @@ def _board_layout(site: Site, body: str, draw: random.Random) -> str:
 
 
 LAYOUTS: dict[str, Callable[[Site, str, random.Random], str]] = {
-    "article": _article_layout, "columns": _columns_layout, "table": _table_layout, "board": _board_layout,
-}  # fmt: skip
+    "article": _article_layout,
+    "columns": _columns_layout,
+    "table": _table_layout,
+    "board": _board_layout,
+}
 
 
 def render(site: Site, article: Article, draw: random.Random) -> str:
@@ -137,7 +156,7 @@ def render(site: Site, article: Article, draw: random.Random) -> str:
 </head><body>
 <!-- served by {site.host} -->
 {LAYOUTS[site.layout](site, body, draw)}
-<footer class="footer"><p>&copy; {site.name}. All rights reserved.</p><ul>{_links(draw, ("Imprint", "Privacy", "Terms", "Jobs"), 3)}</ul></footer>
+<footer class="footer"><p>&copy; {site.name}. All rights reserved.</p><ul>{_links(draw, FOOTER, 3)}</ul></footer>
 <script src="/app.js" async></script></body></html>
 """
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from data_prep.sources.demo.archive import chunked, gzip_stored, response
-from data_prep.sources.demo.articles import Article, Block, paragraphs
-from data_prep.sources.demo.foreign import SENTENCES, foreign_paragraphs
+from data_prep.sources.demo.articles import Article, paragraphs
 from data_prep.sources.demo.sites import Site, encode, render
+from data_prep.sources.demo.templates import read_parts
 from data_prep.sources.demo.world import FOODS, MONTHS, TOWNS, World
 
 BLOCKED = ("free-hats.example", "win-a-trip.test", "spamfarm.example")
@@ -78,13 +78,15 @@ def broken_html(source: Source) -> tuple[str, bytes]:
     page = source.page()
     for tag in ("</p>", "</li>", "</ul>", "</body>", "</html>", "</head>", "</td>"):
         page = page.replace(tag, "")
-    page = page.replace('<meta name="viewport" content="', '</b><meta name=viewport content=').replace("<h1>", "<h1 title=it's>")
+    page = page.replace('<meta name="viewport" content="', "</b><meta name=viewport content=").replace("<h1>", "<h1 title=it's>")
     content, content_type = encode(source.site, page)
     return source.site.host, response(content, content_type)
 
 
 def _accented(source: Source) -> Article:
-    return replace(source.article, blocks=(*source.article.blocks, *paragraphs("It was read at the Café Zoë, where the crème is always à la mode.")))
+    return replace(
+        source.article, blocks=(*source.article.blocks, *paragraphs("It was read at the Café Zoë, where the crème is always à la mode."))
+    )
 
 
 def lying_charset(source: Source) -> tuple[str, bytes]:
@@ -163,7 +165,9 @@ def empty_body(source: Source) -> tuple[str, bytes]:
 def no_text(source: Source) -> tuple[str, bytes]:
     """A page that a script would fill."""
     script = f"<script>fetch('/api/{source.draw.randrange(10**6)}').then(show)</script>"
-    return source.site.host, response(f"<html><head><title>Loading</title></head><body><div id='root'></div>{script}</body></html>".encode(), "text/html")
+    return source.site.host, response(
+        f"<html><head><title>Loading</title></head><body><div id='root'></div>{script}</body></html>".encode(), "text/html"
+    )
 
 
 def deep_nesting(source: Source) -> tuple[str, bytes]:
@@ -176,14 +180,21 @@ def deep_nesting(source: Source) -> tuple[str, bytes]:
 
 
 def foreign_language(source: Source) -> tuple[str, bytes]:
-    language = list(SENTENCES)[source.number % len(SENTENCES)]
+    """Four paragraphs of two sentences, about 150 words, in each of the languages in turn."""
+    languages = list(read_parts("foreign.txt").values())
+    sentences = languages[source.number % len(languages)][0]
     town, person = source.town(), source.draw.choice(source.world.of_kind("person")).name
-    return _plain(source, *foreign_paragraphs(source.draw, language, town, person), title=town)
+    told = [sentence.format(t=town, p=person) for sentence in source.draw.sample(sentences, 8)]
+    return _plain(source, *[" ".join(told[start : start + 2]) for start in range(0, 8, 2)], title=town)
 
 
 def thin_page(source: Source) -> tuple[str, bytes]:
     town = source.town()
-    return _plain(source, f"This is the page of a shop in {town} and there is not much to read yet.", f"We open in {source.draw.choice(MONTHS)}, come and see us.")
+    return _plain(
+        source,
+        f"This is the page of a shop in {town} and there is not much to read yet.",
+        f"We open in {source.draw.choice(MONTHS)}, come and see us.",
+    )
 
 
 def spam_paragraphs(source: Source) -> tuple[str, bytes]:
@@ -221,9 +232,15 @@ def bullet_list(source: Source) -> tuple[str, bytes]:
 
 def number_table(source: Source) -> tuple[str, bytes]:
     rows = (
-        "Summer hats cost", "Every winter coat was sold for", "We found good boots at", "Old books went for", "You can get a cup or two for",
-        "The lamps in the window are marked with", "Chairs from the north stand at", "What the ropes brought us this year:",
-    )  # fmt: skip
+        "Summer hats cost",
+        "Every winter coat was sold for",
+        "We found good boots at",
+        "Old books went for",
+        "You can get a cup or two for",
+        "The lamps in the window are marked with",
+        "Chairs from the north stand at",
+        "What the ropes brought us this year:",
+    )
     numbers = [" / ".join(str(source.draw.randrange(100, 999)) for _ in range(4)) for _ in rows]
     first = f"These are the prices of {source.town()} and of all the towns with which it trades from spring to autumn."
     return _plain(source, first, *[f"{row} {prices}." for row, prices in zip(rows, numbers, strict=True)])
@@ -232,13 +249,27 @@ def number_table(source: Source) -> tuple[str, bytes]:
 def advert_copy(source: Source) -> tuple[str, bytes]:
     """English without a single one of the little words that hold sentences together."""
     offers = (
-        "Hot summer sale starts right now!", "Order online today but pay only next month.", "Fast free shipping goes everywhere you want.",
-        "Our lowest prices ever since we opened.", "Only three days left before winter.", "Save more money every single week.",
-        "Great quality comes at small prices here.", "Our new shoes make your neighbours jealous.", "Big discounts wait for young students.",
-        "Find some very good deals near you.", "Click here because everyone needs warm clothes.", "We sell more than one hundred brands.",
-        "Call us now or write us tomorrow.", "Never pay full price again for socks.",
-    )  # fmt: skip
-    return _plain(source, " ".join(source.draw.sample(offers, 12)), f"Visit our {source.town()} store this weekend for even better offers.", title="Super sale")
+        "Hot summer sale starts right now!",
+        "Order online today but pay only next month.",
+        "Fast free shipping goes everywhere you want.",
+        "Our lowest prices ever since we opened.",
+        "Only three days left before winter.",
+        "Save more money every single week.",
+        "Great quality comes at small prices here.",
+        "Our new shoes make your neighbours jealous.",
+        "Big discounts wait for young students.",
+        "Find some very good deals near you.",
+        "Click here because everyone needs warm clothes.",
+        "We sell more than one hundred brands.",
+        "Call us now or write us tomorrow.",
+        "Never pay full price again for socks.",
+    )
+    return _plain(
+        source,
+        " ".join(source.draw.sample(offers, 12)),
+        f"Visit our {source.town()} store this weekend for even better offers.",
+        title="Super sale",
+    )
 
 
 TROUBLES: Mapping[str, Trouble] = {

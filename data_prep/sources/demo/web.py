@@ -115,7 +115,9 @@ def make_pages(world: World, seed: int, *, pages: int, trouble_pages: int, lesso
                 original_place, site, article = originals[copied[number]]
                 place = original_place + (1 - original_place) * draw.random()
             host, message = kind.make(trouble.Source(world, draw, number, site, article))
-            made.append((place, Page(_url(host, label.replace("_", "-"), number, article.title), label, message, kind.stage, kind.reason, article)))
+            made.append(
+                (place, Page(_url(host, label.replace("_", "-"), number, article.title), label, message, kind.stage, kind.reason, article))
+            )
     made.sort(key=lambda item: (item[0], item[1].url))
     return [page for _, page in made]
 
@@ -132,9 +134,11 @@ def truth(pages: Sequence[Page], seed: int) -> Iterator[dict[str, Any]]:
     """A row for each page, in the order of the crawl."""
     for number, page in enumerate(pages):
         yield {
-            "url": page.url, "record_id": record_id(seed, number), "label": page.label,
+            "url": page.url,
+            "record_id": record_id(seed, number),
+            "label": page.label,
             "expected": {"stage": page.stage, "reason": page.reason},
-        }  # fmt: skip
+        }
 
 
 def blocklist() -> str:
