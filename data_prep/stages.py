@@ -50,7 +50,7 @@ def ingest(ctx: StageContext, params: IngestParams) -> Metrics:
 
     files = ctx.files("pages")
     blocklists = [file for file in files if file.name.endswith(BLOCKLIST_ENDINGS)]
-    pages = [file for file in files if file not in blocklists]
+    pages = [file for file in files if not file.name.endswith(BLOCKLIST_ENDINGS)]
     if "pages" in ctx.inputs:
         blocklists.extend(ctx.inputs["pages"].select("blocklists"))
     for file in pages:

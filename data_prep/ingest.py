@@ -1,0 +1,152 @@
+"""One file of pages to documents and rejects: every record of the source is accounted for, in the order of the file.
+
+A document's id is the first 32 hex digits of the sha256 of its record's key and, in 4 bytes, of how often the same key came before
+in the same file. The key is the digest of a WARC record's WARC-Record-ID, URL, date and whole block, or of a JSONL line: it does
+not know which file the record stands in, so cutting a crawl into other files changes no id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from data_prep.documents import Document, DocumentWriter, Reject, RejectWriter
+from data_prep.extract import Extraction, Limits, extract, normalise
+from data_prep.isolation import Isolated, Killed
+from data_prep.sources import Damaged, Other, Outcome, Page, PlainText, Record, Rejected
+from data_prep.sources.jsonl import read_jsonl
+from data_prep.sources.warc import read_warc
+from data_prep.urls import UrlFilter
+
+READERS = {".warc": read_warc, ".warc.gz": read_warc, ".jsonl": read_jsonl, ".jsonl.gz": read_jsonl}
+
+EXTRACTION_CPU_S = 30.0  # a backstop: the slowest of 2,296 real pages takes .05 s
+EXTRACTION_MEMORY_BYTES = 4 << 30
+
+_BATCH_PAGES = 16
+_BATCH_BYTES = 4 << 20
+_BATCH_RECORDS = 1_000
+
+
+def kind_of(name: str) -> str | None:
+    """The ending that names the file's format, or None for a format that is not read."""
+    return next((ending for ending in sorted(READERS, key=len, reverse=True) if name.lower().endswith(ending)), None)
+
+
+def unit_names(names: Sequence[str]) -> list[str]:
+    """A name for the output of each file: its path without ending, in one word; with a digest where two would be the same."""
+    words = [re.sub(r"[/.]+", "-", name[: -len(kind_of(name) or "")] or name) for name in names]
+    times = Counter(words)
+    return [
+        word if times[word] == 1 else f"{word}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        for word, name in zip(words, names, strict=True)
+    ]
+
+
+@dataclass
+class Ingested:
+    """What became of the records of one file: total = kept + rejected + errored."""
+
+    total: int = 0
+    kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    errored: int = 0
+    other: int = 0  # records that never hold a document, not in total
+    characters: int = 0  # of the kept texts
+    killed: int = 0  # of the errored: those a backstop decided about
+
+
+def ingest_file(
+    path: str, name: str, urls: UrlFilter, max_bytes: int, limits: Limits, documents: DocumentWriter, rejects: RejectWriter
+) -> Ingested:
+    """Read the file at `path`, known as `name`, and write its documents and rejects (errored records have the reason `errored`)."""
+    kind = kind_of(name)
+    if kind is None:
+        raise ValueError(f"{name}: no reader for this kind of file")
+    result = Ingested()
+    identities = _Identities()
+    with Isolated(extract, EXTRACTION_CPU_S, EXTRACTION_MEMORY_BYTES) as extractor:
+        for batch in _batches(_filtered(READERS[kind](path, max_bytes), urls)):
+            pages = [(outcome.body, outcome.charset, limits) for outcome in batch if isinstance(outcome, Page)]
+            extractions = iter(extractor.map(pages)) if pages else iter(())
+            for outcome in batch:
+                if isinstance(outcome, Other):
+                    result.other += 1
+                    continue
+                result.total += 1
+                record, source = outcome.record, f"{name}#{outcome.record.location}"
+                identity = identities.next(record)
+                final = _settled(outcome, extractions)
+                if isinstance(final, str):
+                    documents.write(Document(identity, record.url, final, record.date, source))
+                    result.kept += 1
+                    result.characters += len(final)
+                    continue
+                if isinstance(final, Rejected):
+                    reason = final.reason
+                    result.rejected[reason] += 1
+                else:
+                    reason = "errored"
+                    result.errored += 1
+                    result.killed += isinstance(final, Killed)
+                rejects.write(Reject(identity, record.url, source, reason, normalise(final.detail)))
+    return result
+
+
+def _filtered(outcomes: Iterable[Outcome], urls: UrlFilter) -> Iterator[Outcome]:
+    for outcome in outcomes:
+        if isinstance(outcome, Page | PlainText) and (reason := urls.check(outcome.record.url)):
+            outcome = Rejected(outcome.record, reason)
+        yield outcome
+
+
+def _batches(outcomes: Iterable[Outcome]) -> Iterator[list[Outcome]]:
+    """The outcomes in order, so many at a time that extraction is called for several pages at once and memory stays bounded."""
+    batch: list[Outcome] = []
+    pages = size = 0
+    for outcome in outcomes:
+        batch.append(outcome)
+        if isinstance(outcome, Page):
+            pages, size = pages + 1, size + len(outcome.body)
+        elif isinstance(outcome, PlainText):
+            size += len(outcome.text)
+        if pages >= _BATCH_PAGES or size >= _BATCH_BYTES or len(batch) >= _BATCH_RECORDS:
+            yield batch
+            batch, pages, size = [], 0, 0
+    yield batch
+
+
+def _settled(
+    outcome: Page | PlainText | Rejected | Damaged, extractions: Iterator[Extraction | Killed]
+) -> str | Rejected | Damaged | Killed:
+    if isinstance(outcome, Rejected | Damaged):
+        return outcome
+    if isinstance(outcome, PlainText):
+        text = normalise(outcome.text)
+    else:
+        extraction = next(extractions)
+        if isinstance(extraction, Killed):
+            return extraction
+        if extraction.refused:
+            return Rejected(outcome.record, extraction.refused, extraction.detail)
+        text = extraction.text
+    return text or Rejected(outcome.record, "empty_text")
+
+
+class _Identities:
+    """Ids of the records of one file; about 100 bytes are kept for each record."""
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+
+    def next(self, record: Record) -> str:
+        """The empty id for a damaged stretch, of which nothing is known."""
+        if not record.key:
+            return ""
+        key = record.key[:16]
+        occurrence = self._seen.get(key, 0)
+        self._seen[key] = occurrence + 1
+        return hashlib.sha256(record.key + occurrence.to_bytes(4, "big")).hexdigest()[:32]
