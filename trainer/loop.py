@@ -243,7 +243,9 @@ class _Loop:
     def share(self, batches: list[Any]) -> tuple[list[tuple[Any, float]], dict[str, float]]:
         """This rank's micro-batches, each counted once, and the global denominators. Who has fewer than another rank
         repeats its last one, uncounted."""
-        number = torch.tensor(len(batches))
+        if not batches:
+            raise UserError(f"rank {self.rank} of {self.world} has no share of the step's batch: lower run.workers or enlarge the batch")
+        number = torch.tensor(len(batches), device=self.device)
         dist.all_reduce(number, op=dist.ReduceOp.MAX)
         shared = [(batch, 1.0) for batch in batches] + [(batches[-1], 0.0)] * (int(number) - len(batches))
         return shared, self.denominators(shared)

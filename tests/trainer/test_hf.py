@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from pipeline.stage import UserError
 from trainer.model.config import ModelConfig
-from trainer.model.hf import load_model, model_card, save_model
+from trainer.model.hf import complete_model, load_model, model_card, save_weights
 from trainer.model.transformer import Transformer
 
 TINY = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64).resolved(
@@ -23,7 +23,9 @@ SHAPES = {
 
 def save(model: Transformer, directory: Path, tokenizer: Path) -> list[str]:
     card = model_card("tiny", model.config, {"pages.warc.gz": "0" * 64})
-    return save_model(model.state_dict(), model.config, directory, tokenizer=tokenizer, end_ids=(0, 2), pad_id=0, card=card)
+    directory.mkdir(exist_ok=True)
+    save_weights(model.state_dict(), model.config, directory / "model.safetensors")
+    return complete_model(directory, model.config, dtype="float32", tokenizer=tokenizer, end_ids=(0, 2), pad_id=0, card=card)
 
 
 @pytest.mark.parametrize("config", SHAPES.values(), ids=SHAPES.keys())

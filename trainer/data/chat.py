@@ -48,7 +48,8 @@ class ChatFormat:
         try:
             self._start, self._separator, self.end_id = (tokenizer.control[mark] for mark in (TURN_START, ROLE_END, TURN_END))
         except KeyError as missing:
-            raise UserError(f"tokenizer: it has no {missing} and so no chat format: use one with {TURN_START} {ROLE_END} {TURN_END}") from None
+            marks = f"{TURN_START} {ROLE_END} {TURN_END}"
+            raise UserError(f"tokenizer: it has no {missing} and so no chat format: use one that has {marks}") from None
         self.stop_ids = (self.end_id, tokenizer.eos_id)
 
     def render(self, messages: Sequence[Message], where: str = "conversation") -> Rendered:
@@ -79,5 +80,5 @@ class ChatFormat:
 def _checked(message: Message, where: str) -> tuple[str, str]:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES or not isinstance(content, str):
-        raise UserError(f"{where}: a message needs a role out of {', '.join(ROLES)} and a content that is text; it has {dict(message)!r:.200}")
+        raise UserError(f"{where}: a message needs a role ({', '.join(ROLES)}) and a content that is text; this is {dict(message)!r:.200}")
     return role, content

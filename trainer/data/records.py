@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline.stage import UserError
@@ -22,7 +22,7 @@ def read_records(paths: Sequence[str], columns: Sequence[str]) -> list[dict[str,
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are raised as well as logged
     rows: list[dict[str, Any]] = []
     for path in paths:
-        if os.path.isfile(path) and not os.path.getsize(path):
+        if Path(path).is_file() and not Path(path).stat().st_size:
             continue  # `datasets` raises StopIteration for it
         with tempfile.TemporaryDirectory(prefix="crawl2chat-") as cache:
             try:

@@ -30,7 +30,8 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.head_dim == 0 and self.hidden_size % self.num_attention_heads:
             raise ValueError(
-                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}; change one or set head_dim"
+                f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {self.num_attention_heads}; "
+                "change one or set head_dim"
             )
         if (self.head_dim or self.hidden_size // self.num_attention_heads) % 2:
             raise ValueError("a head's width must be even for rotary positions; set head_dim to an even number")

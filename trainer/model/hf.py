@@ -1,4 +1,7 @@
-"""Hugging Face model directories: written so that transformers and vLLM load them, and read back."""
+"""Hugging Face model directories: written so that transformers and vLLM load them, and read back.
+
+Torch is imported where tensors are handled, since the process that completes a directory may hold none.
+"""
 
 from __future__ import annotations
 
@@ -6,51 +9,52 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
+from data_prep.tokenizer.control import CHAT_TEMPLATE
 from pipeline.stage import UserError
 from trainer.model.config import ModelConfig, from_huggingface, to_huggingface
-from trainer.model.transformer import Transformer
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from trainer.model.transformer import Transformer
+
+WEIGHTS = "model.safetensors"
 # what a tokenizer directory may hold; the rest of a model directory is written anew
 TOKENIZER_FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt", "chat_template.jinja",
+    "vocab.json", "merges.txt",
 )  # fmt: skip
 
 
-def save_model(
-    state: Mapping[str, Tensor],
-    config: ModelConfig,
-    directory: str | Path,
-    *,
-    tokenizer: str | Path,
-    end_ids: tuple[int, ...],
-    pad_id: int,
-    card: str,
-) -> list[str]:
-    """Write a model directory and return the names of its files, sorted. Same arguments, same bytes.
+def save_weights(state: Mapping[str, Tensor], config: ModelConfig, path: str | Path) -> None:
+    """Write the parameters, named as Qwen3's, as safetensors; a tied output layer is left out. Same weights, same bytes."""
+    from safetensors.torch import save_file
 
-    state      parameters under Qwen3's names; a tied output layer is left out
+    skipped = {"lm_head.weight"} if config.tie_word_embeddings else set()
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in skipped}
+    # a single metadata key: with two their order, and so the file's bytes, would vary
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def complete_model(
+    directory: str | Path, config: ModelConfig, *, dtype: str, tokenizer: str | Path, end_ids: tuple[int, ...], pad_id: int, card: str
+) -> list[str]:
+    """Write what a directory with weights lacks, and return the names of all its files, sorted. Same arguments, same bytes.
+
+    dtype      of the weights: float32, bfloat16
     tokenizer  directory whose tokenizer files are copied
     end_ids    ids that end a generation, the document's end first
     card       README.md: what the model is and what it was made from
     """
     target = Path(directory)
-    target.mkdir(parents=True, exist_ok=True)
-    skipped = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in skipped}
-    dtype = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
-    # a single metadata key: with two their order, and so the file's bytes, would vary
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    written = [WEIGHTS, "config.json", "generation_config.json", "chat_template.jinja", "README.md"]
     _write_json(target / "config.json", to_huggingface(config, dtype=dtype, bos=None, eos=end_ids[0], pad=pad_id))
     _write_json(target / "generation_config.json", {"do_sample": True, "eos_token_id": list(end_ids), "pad_token_id": pad_id})
+    (target / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     (target / "README.md").write_text(card, encoding="utf-8")
-    written = ["model.safetensors", "config.json", "generation_config.json", "README.md"]
     for name in TOKENIZER_FILES:
         source = Path(tokenizer, name)
         if source.is_file():
@@ -69,11 +73,20 @@ def load_config(directory: str | Path) -> ModelConfig:
     return from_huggingface(values, str(path))
 
 
-def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> tuple[Transformer, ModelConfig]:
-    """Read a model directory, of one safetensors file or several. Raises UserError where files are missing or do not fit."""
+def load_model(directory: str | Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelConfig]:
+    """Read a model directory, of one safetensors file or several, as fp32 where `dtype` says nothing else.
+
+    Raises UserError where files are missing or do not fit.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from trainer.model.transformer import Transformer
+
     config = load_config(directory)
     index = Path(directory, "model.safetensors.index.json")
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else ["model.safetensors"]
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [WEIGHTS]
     state: dict[str, Tensor] = {}
     for name in names:
         try:
@@ -88,7 +101,7 @@ def load_model(directory: str | Path, dtype: torch.dtype = torch.float32) -> tup
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{directory}: its tensors do not fit its config.json: {reason}") from None
-    return model.to(dtype), config
+    return model.to(dtype or torch.float32), config
 
 
 def model_card(title: str, config: ModelConfig, lineage: Mapping[str, str]) -> str:

@@ -1,0 +1,148 @@
+"""Start a training on its ranks: Ray Train places and restarts them, checkpoints and their resumption are this project's own."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.stage import Fence, Progress, StageContext, Trajectory, UserError
+from trainer.engine import Optimization, TrainRun, preflight
+from trainer.model.config import ModelConfig
+from trainer.model.hf import WEIGHTS
+
+if TYPE_CHECKING:
+    import ray.train
+
+    from trainer.loop import Plan, Task
+    from trainer.model.transformer import Transformer
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """Weights drawn from a seed."""
+
+    config: ModelConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """Weights of a Hugging Face directory."""
+
+    directory: str
+
+
+@dataclass(frozen=True)
+class Training:
+    """All that a rank is told. `weights` is where rank 0 leaves the trained ones, as safetensors."""
+
+    task: Task
+    plan: Plan
+    settings: Optimization
+    run: TrainRun
+    model: NewModel | SavedModel
+    weights: str
+    trajectory: Trajectory
+    fence: Fence
+    progress: Progress
+
+
+def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, model: NewModel | SavedModel) -> dict[str, Any]:
+    """Train, leave the weights at the stage's own `model.safetensors` (unpublished), and return the metrics.
+
+    An error of a rank arrives as it was raised there.
+    """
+    run: TrainRun = ctx.run
+    preflight(settings, run)
+    training = Training(task, plan, settings, run, model, ctx.path(WEIGHTS), ctx.trajectory, ctx.fence, ctx.progress)
+    if run.workers == 0:
+        return _train_here(training)
+    ctx.connect()
+    return _train_on_ray(training, f"{ctx.stage.name}-{ctx.fingerprint[:16]}-{ctx.fence.epoch}")
+
+
+def train_rank(training: Training) -> dict[str, Any]:
+    """What every rank does once its process group is up. Returns the metrics."""
+    from trainer.engine import set_up_device
+    from trainer.loop import train
+    from trainer.model.hf import save_weights
+
+    device = set_up_device(training.run)
+    model = _open(training.model)
+    outcome = train(
+        model, training.task, training.plan, training.settings, training.run,
+        device=device, trajectory=training.trajectory, progress=training.progress,
+    )  # fmt: skip
+    if outcome.weights is not None:
+        training.fence.check()
+        save_weights(outcome.weights, model.config, training.weights)
+    rates = {f"{name}_per_second": round(value / outcome.seconds, 1) for name, value in outcome.counted.items() if outcome.seconds > 0}
+    return {
+        "steps": outcome.steps,
+        "best_step": outcome.state.best_step,
+        "history": outcome.state.history,
+        "totals": outcome.state.totals,
+        "throughput": rates,
+    }
+
+
+def _open(source: NewModel | SavedModel) -> Transformer:
+    from trainer.model.hf import load_model
+    from trainer.model.transformer import Transformer
+
+    return Transformer(source.config, source.seed) if isinstance(source, NewModel) else load_model(source.directory)[0]
+
+
+def _train_here(training: Training) -> dict[str, Any]:
+    """A single rank in this process, its process group a table in memory."""
+    import torch.distributed as dist
+
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed refuses to start without
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        return train_rank(training)
+    finally:
+        dist.destroy_process_group()
+
+
+def _ray_worker(config: Mapping[str, Any]) -> None:
+    import ray.train
+
+    ray.train.report(train_rank(config["training"]))
+
+
+def _train_on_ray(training: Training, name: str) -> dict[str, Any]:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    run = training.run
+    gpu = run.gpus_per_worker > 0
+    resources: dict[str, float] = {"CPU": run.cpus_per_worker, **({"GPU": run.gpus_per_worker} if gpu else {})}
+    _check_resources(resources, run.workers)
+    # Ray's own snapshots are of no use here: they live and go with this launch
+    with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
+        trainer = TorchTrainer(
+            _ray_worker,
+            train_loop_config={"training": training},
+            scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=resources),
+            run_config=RunConfig(name=name, storage_path=storage, failure_config=FailureConfig(max_failures=run.restarts)),
+            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        )
+        result: ray.train.Result = trainer.fit()
+        return dict(result.metrics or {})
+
+
+def _check_resources(resources: Mapping[str, float], workers: int) -> None:
+    """Raise UserError where the cluster can never place the ranks; Ray would wait for ever."""
+    import ray
+
+    there = ray.cluster_resources()
+    for kind, wanted in resources.items():
+        if wanted * workers > there.get(kind, 0):
+            raise UserError(
+                f"{workers} ranks need {wanted * workers:g} {kind}s, the cluster has {there.get(kind, 0):g}: "
+                f"set run.workers={int(there.get(kind, 0) // wanted)} or add nodes"
+            )
