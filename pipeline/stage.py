@@ -27,18 +27,16 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from msgspec import Meta
 
 from pipeline.errors import UserError
 from pipeline.files import File
 from pipeline.lease import Fence
+from pipeline.progress import Progress
 from pipeline.store import Artifact
 from pipeline.trajectory import Checkpoint, Trajectory
-
-if TYPE_CHECKING:
-    from pipeline.progress import Progress
 
 __all__ = [
     "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Progress", "Shard", "ShardResult",

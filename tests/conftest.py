@@ -24,11 +24,14 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def ray_head() -> Iterator[str]:
-    """The address of one Ray head for the whole session; drivers join it instead of starting their own."""
+    """The address of one Ray head for the whole session; drivers join it instead of starting their own.
+
+    It claims more CPUs than there may be: a frozen driver keeps those it holds, and others must still get some.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=2"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=8"]
     command += ["--include-dashboard=false", "--object-store-memory=250000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "RAY_DISABLE_IMPORT_WARNING": "1"}
     head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)

@@ -23,6 +23,7 @@ class Toy:
     head: str | None = None
     recipe: str = "toy"
     environment: dict[str, str] = field(default_factory=dict)
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def root(self) -> Path:
@@ -43,9 +44,11 @@ class Toy:
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
         merged = {**os.environ, "PYTHONPATH": str(ROOT), **self.environment, **environment}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             self.command(*arguments), env=merged, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+        self.started.append(process)
+        return process
 
     def run(self, *arguments: str, expect: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)

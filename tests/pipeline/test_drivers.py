@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,13 @@ SLOW = "shout.sleep_s=1.5"
 
 
 @pytest.fixture
-def toy(tmp_path: Path, ray_head: str) -> Toy:
+def toy(tmp_path: Path, ray_head: str) -> Iterator[Toy]:
     toy = Toy(tmp_path, ray_head)
     toy.write(one="a bee sat in the clover", two="the miller counts his sacks", three="rain fell on the roof")
-    return toy
+    yield toy
+    for process in toy.started:
+        process.kill()
+        process.communicate()
 
 
 def events(toy: Toy) -> list[dict[str, object]]:
