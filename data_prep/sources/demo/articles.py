@@ -47,8 +47,9 @@ def story_article(world: World, draw: random.Random) -> Article:
 
 
 def _described(draw: random.Random, facts: Sequence[Fact]) -> str:
-    """The facts in a drawn order, each in a drawn wording."""
-    return " ".join(draw.choice(fact.statements) for fact in draw.sample(facts, len(facts)))
+    """The facts in a drawn order, each in a drawn wording. A river is called one only in the first sentence."""
+    first, *others = [draw.choice(fact.statements) for fact in draw.sample(facts, len(facts))]
+    return " ".join([first, *(text.replace("he river ", "he ") for text in others)])
 
 
 LEADS = {
@@ -287,9 +288,7 @@ def forum(world: World, draw: random.Random) -> Article:
     )
     posts = [f"{users[0]} wrote: {draw.choice(POST_OPENINGS)} {_ask(draw, fact)} I would be happy about every answer."]
     replies = draw.sample(POST_REPLIES, 3)
-    posts.append(
-        f"{users[1]} wrote: {replies[0]} {fact.sentence} {draw.choice(POST_EXTRAS)} {_described(draw, draw.sample(others, 2))}"
-    )
+    posts.append(f"{users[1]} wrote: {replies[0]} {fact.sentence} {draw.choice(POST_EXTRAS)} {_described(draw, draw.sample(others, 2))}")
     posts.append(f"{users[2]} wrote: {replies[1]} {_described(draw, draw.sample(around, min(3, len(around))))}")
     posts.append(f"{users[3]} wrote: {replies[2]} {_described(draw, draw.sample(world.facts_of(draw.choice(world.entities)), 3))}")
     posts.append(f"{users[0]} wrote: {draw.choice(POST_THANKS)}")

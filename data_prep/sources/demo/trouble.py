@@ -290,7 +290,7 @@ TROUBLES: Mapping[str, Trouble] = {
     "not_found": Trouble("ingest", "http_status", not_found),
     "moved": Trouble("ingest", "http_status", moved),
     "empty_body": Trouble("ingest", "empty_body", empty_body),
-    "no_text": Trouble("ingest", "no_text", no_text),
+    "no_text": Trouble("ingest", "empty_text", no_text),
     "deep_nesting": Trouble("ingest", "too_deep", deep_nesting),
     "foreign_language": Trouble("select", "language", foreign_language),
     "thin_page": Trouble("select", "gopher_min_words", thin_page),

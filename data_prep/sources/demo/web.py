@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from data_prep.sources.demo import arithmetic, articles, trouble
@@ -15,7 +17,10 @@ from data_prep.sources.demo.sites import SITES, Site, encode, render
 from data_prep.sources.demo.world import World, generator
 
 ORDINARY = "ordinary"
-MAX_MARKS = 0.18  # numbers and punctuation ÷ these and words; quality filters refuse a page at .20
+# Each is a little stricter than the filters' .20, .20 and .15.
+MAX_MARKS = 0.18  # numbers and punctuation ÷ these and words
+MAX_PAIR = 0.16  # characters of the most frequent pair of words
+MAX_RUNS = 0.13  # words in runs of five that stood there before
 _MARK = re.compile(r"\d+|[^\w\s]")
 _WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
@@ -47,14 +52,27 @@ class Page:
 
 
 def _article(world: World, seed: int, number: int, lessons: Lessons, train: Sequence[arithmetic.Problem], name: str) -> Article:
-    """The article of one page. It is drawn again in the rare case that it holds so many marks that it is hardly prose."""
+    """The article of one page. It is drawn again when it is hardly prose, about once in ten times."""
     draw = generator(seed, name, number)
     kind = "lesson" if draw.random() < lessons.share else draw.choices(list(PARTS), list(PARTS.values()))[0]
     while True:
         article = _of_kind(kind, world, draw, lessons, train)
-        marks, words = len(_MARK.findall(article.text)), len(_WORD.findall(article.text))
-        if marks <= MAX_MARKS * words:
+        if is_prose(article.text):
             return article
+
+
+def is_prose(text: str) -> bool:
+    """Whether quality filters take a text for prose by a safe distance: few marks, no pair of words all over it, and hardly any
+    run of five words twice."""
+    words = _WORD.findall(text)
+    marks = sum(map(bool, map(_MARK.fullmatch, words)))
+    (first, second), times = Counter(pairwise(words)).most_common(1)[0]
+    runs = list(zip(*(words[start:] for start in range(5)), strict=False))
+    return (
+        marks <= MAX_MARKS * len(words)
+        and times * len(f"{first} {second}") <= MAX_PAIR * len(text)
+        and 5 * (len(runs) - len(set(runs))) <= MAX_RUNS * len(words)
+    )
 
 
 def _of_kind(kind: str, world: World, draw: random.Random, lessons: Lessons, train: Sequence[arithmetic.Problem]) -> Article:
