@@ -25,7 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n\s*")
-_SENTENCE_END = re.compile("[.!?…]+[\"'”’»)\\]]*(?=\\s)|[。！？｡．।॥؟۔։።၊။]+[\"'”’»)\\]」』）]*")
+# Look-behind and possessive repeats keep long runs of dots linear.
+_SENTENCE_END = re.compile("(?<![.!?…])[.!?…]++[\"'”’»)\\]]*+(?=\\s)|[。！？｡．।॥؟۔։።၊။]+[\"'”’»)\\]」』）]*")
 
 # Thai, Lao, Burmese, Khmer, kana, Han with its extensions. Their marks are left to `_marks`.
 _UNSPACED = (

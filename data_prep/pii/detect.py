@@ -4,6 +4,7 @@ EMAIL  local part, `@`, a domain with a top-level domain of letters; Latin lette
 IP     an address of the public Internet, as `ipaddress` knows it: private, loopback, link-local, documentation and multicast addresses
        name nobody and stay.
        IPv4: four decimal numbers up to 255 without leading zeros, and no part of a longer dotted number or of a word (`v1.2.3.4`).
+       Four numbers below 32 that begin a line are taken for a section ("14.5.4.3. Installing"): one address in 4,096 has such numbers.
        IPv6: all eight groups, or shortened with `::` and inside the allocated 2000::/3, since `add::bad` is C++ more often than an address.
 
 Confidence is that of the form: 1 where it can hardly be anything else, 0.8 for IPv4 (four numbers can also be a version).
@@ -16,7 +17,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["email", "ip"]
@@ -28,9 +29,10 @@ _LOCAL_CHARACTERS = 64  # RFC 5321, 4.5.3.1.1
 _LABEL = rf"[{_LATIN}](?:[{_LATIN}-]{{0,61}}[{_LATIN}])?"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)+(?:xn--[A-Za-z0-9-]+|[A-Za-z]{{2,24}})")
 _FILE_ENDINGS = frozenset(("avif", "css", "gif", "html", "ico", "jpeg", "jpg", "js", "json", "pdf", "php", "png", "svg", "webp"))
+_SECTION_NUMBERS_BELOW = 32
 _IPV4 = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
 _TWO_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]++(?!\w)")
+_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]++(\w?)")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 
 
@@ -45,11 +47,14 @@ class Span:
 
 
 def find(text: str) -> list[Span]:
-    """The personal data of a text, in order and without overlaps; of two that overlap the first (then longer) stays."""
-    candidates = sorted([*_emails(text), *_ipv4(text), *_ipv6(text)], key=lambda span: (span.start, -span.end))
+    """The personal data of a text, in order and without overlaps: what overlaps becomes one span of the first one's kind."""
     spans: list[Span] = []
-    for span in candidates:
-        if (not spans or span.start >= spans[-1].end) and not _touches_placeholder(text, span):
+    for span in sorted([*_emails(text), *_ipv4(text), *_ipv6(text)]):
+        if _touches_placeholder(text, span):
+            continue
+        if spans and span.start < spans[-1].end:
+            spans[-1] = replace(spans[-1], end=max(spans[-1].end, span.end))
+        else:
             spans.append(span)
     return spans
 
@@ -80,15 +85,24 @@ def _ipv4(text: str) -> Iterator[Span]:
             address = ipaddress.IPv4Address(match[0])
         except ValueError:
             continue
-        if address.is_global and not address.is_multicast:
+        if address.is_global and not address.is_multicast and not _is_section(text, match.start(), address):
             yield Span(match.start(), match.end(), "ip", 0.8)
+
+
+def _is_section(text: str, start: int, address: ipaddress.IPv4Address) -> bool:
+    begins_line = not text[text.rfind("\n", 0, start) + 1 : start].strip()
+    return begins_line and max(address.packed) < _SECTION_NUMBERS_BELOW
 
 
 def _ipv6(text: str) -> Iterator[Span]:
     if not _TWO_COLONS.search(text):
         return
     for match in _IPV6.finditer(text):
-        form = match[0].removesuffix(":") if not match[0].endswith("::") else match[0]
+        form = text[match.start() : match.start(1)]
+        if match[1]:  # what follows the last colon belongs to a word
+            form = form[: form.rindex(":") + 1]
+        if not form.endswith("::"):
+            form = form.removesuffix(":")
         try:
             address = ipaddress.IPv6Address(form)
         except ValueError:
