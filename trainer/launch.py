@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stage import Fence, Progress, StageContext, Trajectory, UserError
+from pipeline.stage import Fence, StageContext, Trajectory, UserError
 from trainer.engine import Optimization, TrainRun, preflight
 from trainer.model.config import ModelConfig
 from trainer.model.hf import WEIGHTS
 
 if TYPE_CHECKING:
+    from pipeline.stage import Progress
     import ray.train
 
     from trainer.loop import Plan, Task
@@ -59,7 +60,8 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
     preflight(settings, run)
     training = Training(task, plan, settings, run, model, ctx.path(WEIGHTS), ctx.trajectory, ctx.fence, ctx.progress)
     if run.workers == 0:
-        return _train_here(training)
+        join_alone()
+        return train_rank(training)
     ctx.connect()
     return _train_on_ray(training, f"{ctx.stage.name}-{ctx.fingerprint[:16]}-{ctx.fence.epoch}")
 
@@ -96,16 +98,13 @@ def _open(source: NewModel | SavedModel) -> Transformer:
     return Transformer(source.config, source.seed) if isinstance(source, NewModel) else load_model(source.directory)[0]
 
 
-def _train_here(training: Training) -> dict[str, Any]:
-    """A single rank in this process, its process group a table in memory."""
+def join_alone() -> None:
+    """Make this process a process group of its own; DeepSpeed remembers it, so it stays for the life of the process."""
     import torch.distributed as dist
 
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed refuses to start without
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    try:
-        return train_rank(training)
-    finally:
-        dist.destroy_process_group()
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
 def _ray_worker(config: Mapping[str, Any]) -> None:

@@ -18,11 +18,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from pipeline.stage import Checkpoint, Progress, Trajectory, UserError
+from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer import checkpoint
 from trainer.engine import Engine, Optimization, TrainRun, full_state
 
 if TYPE_CHECKING:
+    from pipeline.stage import Progress
     from trainer.model.transformer import Transformer
 
 

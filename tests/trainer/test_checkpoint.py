@@ -1,0 +1,53 @@
+"""Checkpoints: what is resumed is what was interrupted, bit for bit; what does not fit is set aside."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from worlds import alone, equal, pretraining, resumed, training, trajectory
+
+from trainer.engine import TrainRun
+
+RUN = TrainRun(workers=1, zero=1, checkpoint_every=2)
+
+
+@pytest.mark.parametrize(("precision", "zero"), [*(("fp32", zero) for zero in range(4)), *(("bf16", zero) for zero in range(1, 4))])
+def test_two_ranks_resume_bit_for_bit(two_ranks: dict[str, Any], precision: str, zero: int) -> None:
+    assert two_ranks["exact"][precision, zero]
+
+
+def test_a_checkpoint_of_another_stage_is_set_aside_with_one_line(two_ranks: dict[str, Any]) -> None:
+    assert "saved by 2 ranks at ZeRO 1; set aside" in two_ranks["events"]
+
+
+@pytest.mark.parametrize("fails_at", [1, 2, 3, 5])
+def test_one_rank_resumes_bit_for_bit_whenever_it_failed(tmp_path: Path, fails_at: int) -> None:
+    whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
+    assert equal(whole, alone(lambda: resumed(tmp_path, RUN, "cut", fails_at)))
+
+
+def test_best_weights_survive_a_crash_after_them(tmp_path: Path) -> None:
+    plan = {"steps": 8, "validate_every": 1, "keep_best": "loss"}
+    whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole", **plan))
+    assert equal(whole, alone(lambda: resumed(tmp_path, RUN, "cut", 7, **plan)))
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
+    steps = [checkpoint.step for checkpoint in trajectory(tmp_path, "whole").complete()]
+    assert steps[0] == 6 and len(steps) > 1
+    newest = next(trajectory(tmp_path, "whole").complete())
+    victim = next(path for path in sorted(Path(newest.directory, "state").iterdir()))
+    victim.write_bytes(victim.read_bytes()[:-1])
+    again = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
+    assert again.counted == {"tokens": (6 - steps[1]) * 6 * 24} and equal(whole, again)
+
+
+def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:
+    from trainer.checkpoint import _random_states, _restore_random
+
+    states = _random_states()
+    expected = torch.rand(3)
+    _restore_random(states)
+    assert torch.equal(torch.rand(3), expected)

@@ -1,0 +1,102 @@
+"""The loop: invariance to how a step is cut, best weights, early stopping, longer trainings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from worlds import TINY, VOCABULARY, alone, pretraining, training
+
+from pipeline.stage import UserError
+from trainer.engine import Optimization, TrainRun
+from trainer.loop import Place, Scored
+from trainer.model.transformer import Transformer
+
+ONE = TrainRun(workers=1, zero=0)
+
+
+def assert_close(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert set(first) == set(second)
+    for name, tensor in first.items():
+        torch.testing.assert_close(tensor, second[name], atol=2e-5, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_loss_falls_and_the_record_is_complete(tmp_path: Path) -> None:
+    outcome = alone(training, tmp_path, pretraining(tmp_path), ONE)
+    first, middle, last = outcome.state.history
+    assert [entry["step"] for entry in outcome.state.history] == [0, 3, 6]
+    assert last["validation"]["loss"] < middle["validation"]["loss"] < first["validation"]["loss"]
+    assert set(first["validation"]) == {"loss", "bits_per_byte"} and set(last["train"]) == {"loss"}
+    assert outcome.state.totals == {"tokens": 6 * 6 * 24}
+    events = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    assert [event["done"] for event in events if event["event"] == "progress"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_gradients_do_not_depend_on_the_cut_into_micro_batches(tmp_path: Path) -> None:
+    model = Transformer(TINY.resolved(VOCABULARY), seed=1).double()
+    gradients = []
+    for size in (1, 4, 7):
+        task = pretraining(tmp_path, rows_per_step=7)
+        task.start(Place(0, 1, torch.device("cpu"), size), model)
+        scored = Scored(model, task)
+        batches = task.micro_batches(0, model)
+        tokens = sum(task.counts(batch)["tokens"] for batch in batches)
+        model.zero_grad()
+        for batch in batches:
+            scored(batch, {"tokens": tokens})[0].backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None})
+    for name, gradient in gradients[0].items():
+        for other in gradients[1:]:
+            torch.testing.assert_close(gradient, other[name], atol=1e-6, rtol=1e-6)  # log-probabilities are fp32
+
+
+def test_neither_ranks_nor_zero_stage_nor_accumulation_change_the_result(tmp_path: Path, two_ranks: dict[str, Any]) -> None:
+    task = pretraining(tmp_path, rows_per_step=7)
+    alone_weights = dict(alone(lambda: training(tmp_path, task, TrainRun(workers=1, zero=0, micro_batch=7), steps=4)).weights)
+    for weights in two_ranks["weights"].values():
+        assert_close(alone_weights, weights)
+
+
+def test_the_best_weights_are_kept_and_training_stops_when_nothing_improves(tmp_path: Path) -> None:
+    settings = Optimization(lr=1.0, schedule="constant", warmup_steps=4, clip=0)  # better at first, then ruined
+    run = TrainRun(workers=1, zero=1, checkpoint_every=1)
+    task = pretraining(tmp_path)
+    plan = {"steps": 30, "validate_every": 1, "keep_best": "loss", "patience": 3}
+    outcome = alone(lambda: training(tmp_path, task, run, settings=settings, **plan))
+    validations = {entry["step"]: entry["validation"]["loss"] for entry in outcome.state.history if entry["step"]}
+    best = min(validations, key=lambda step: validations[step])
+    assert outcome.state.best_step == best < outcome.steps == best + 3 < 30
+    short = alone(lambda: training(tmp_path, task, run, name="short", settings=settings, steps=best, validate_every=1))
+    assert all(torch.equal(short.weights[name], outcome.weights[name]) for name in short.weights)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "wsd", "cosine"])
+def test_a_longer_training_continues_where_learning_rates_coincide(tmp_path: Path, schedule: Any) -> None:
+    settings = Optimization(lr=1e-2, schedule=schedule, warmup_steps=1, decay=0.5)
+    run = TrainRun(workers=1, zero=1, checkpoint_every=100)
+    task = pretraining(tmp_path)
+    alone(lambda: training(tmp_path, task, run, name="grown", settings=settings, steps=6))
+    grown = alone(lambda: training(tmp_path, task, run, name="grown", settings=settings, steps=12))
+    fresh = alone(lambda: training(tmp_path, task, run, name="fresh", settings=settings, steps=12))
+    reused = {"constant": 6, "wsd": 3, "cosine": 1}[schedule]
+    assert grown.counted["tokens"] == (12 - reused) * 6 * 24
+    assert grown.state == fresh.state
+    assert all(torch.equal(grown.weights[name], fresh.weights[name]) for name in fresh.weights)
+
+
+def test_a_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path) -> None:
+    settings = Optimization(lr=1.0, schedule="constant", warmup_steps=0, clip=0)
+    task = pretraining(tmp_path)
+    original = task.terms
+
+    def broken(model: Transformer, batch: Any) -> Any:
+        terms = original(model, batch)
+        return {name: type(term)(term.numerator * float("nan"), term.denominator, term.weight) for name, term in terms.items()}
+
+    task.terms = broken  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"step 1: loss is nan.*lower lr"):
+        alone(lambda: training(tmp_path, task, ONE, settings=settings))

@@ -1,0 +1,146 @@
+"""Small trainings for tests: token shards of random documents, the kernel's own trajectory, and ranks without Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from data_prep.token_shards import IndexRow, TokenShardWriter, write_index
+from pipeline.lease import Fence
+from pipeline.progress import Progress
+from pipeline.trajectory import Trajectory
+from trainer.engine import Optimization, TrainRun
+from trainer.launch import join_alone
+from trainer.loop import Outcome, Plan, Task, train
+from trainer.model.config import ModelConfig
+from trainer.model.transformer import Transformer
+from trainer.objectives.language_model import TokenBatch
+from trainer.tasks.language_model import Pretraining
+
+VOCABULARY, END = 61, 1
+TINY = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
+
+
+def write_shard(directory: Path, name: str, split: str, documents: int, seed: int = 0) -> tuple[str, str]:
+    """A shard of random documents that end with END, and its table; both paths. Written at the first call only."""
+    random = np.random.default_rng(seed)
+    path, table = directory / split / f"{name}.bin", directory / "index" / f"{name}-{split}.parquet"
+    if table.exists():
+        return str(path), str(table)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table.parent.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with TokenShardWriter(path, VOCABULARY) as writer:
+        for number in range(documents):
+            ids = [*random.integers(2, VOCABULARY, random.integers(1, 40)).tolist(), END]
+            writer.write(ids)
+            rows.append(IndexRow(f"{name}-{number}", split, len(ids), 3 * (len(ids) - 1)))
+    write_index(table, rows)
+    return str(path), str(table)
+
+
+def pretraining(directory: Path, kind: type[Pretraining] = Pretraining, **changes: Any) -> Pretraining:
+    train_paths = [write_shard(directory, f"part-{number}", "train", 40, seed=number)[0] for number in range(2)]
+    held_out = write_shard(directory, "part-0", "validation", 12, seed=9)
+    values = {"end_id": END, "sequence_length": 24, "rows_per_step": 6, "validation_tokens": 200, "seed": 0}
+    return kind(train=tuple(train_paths), validation=(held_out,), **{**values, **changes})
+
+
+def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory:
+    (directory / name).mkdir(parents=True, exist_ok=True)
+    (directory / f"{name}-steps").mkdir(exist_ok=True)
+    return Trajectory(str(directory / f"{name}-steps"), name, Fence(str(directory / name), epoch))
+
+
+def training(
+    directory: Path, task: Task, run: TrainRun, *, name: str = "one", settings: Optimization | None = None, **plan: Any
+) -> Outcome:
+    """Train the tiny model on this rank; the process group must be up."""
+    model = Transformer(TINY.resolved(VOCABULARY), seed=1)
+    values = {"steps": 6, "validate_every": 3, **plan}
+    progress = Progress(str(directory / f"{name}.jsonl"), "test")
+    return train(
+        model, task, Plan(**values), settings or Optimization(lr=1e-2, warmup_steps=2), run,
+        device=torch.device("cpu"), trajectory=trajectory(directory, name), progress=progress,
+    )  # fmt: skip
+
+
+def alone(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Run as the only rank, in this process."""
+    join_alone()
+    return function(*arguments)
+
+
+def together(ranks: int, directory: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    """Run in so many processes with a common process group; what each returned, by rank."""
+    torch.multiprocessing.spawn(_rank, (ranks, str(directory), function, arguments), nprocs=ranks)
+    return [torch.load(directory / f"result-{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def _rank(rank: int, ranks: int, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ["LOCAL_RANK"] = str(rank)
+    store = dist.FileStore(f"{directory}/rendezvous", ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    torch.save(function(*arguments), f"{directory}/result-{rank}.pt")
+    dist.destroy_process_group()
+
+
+class Broken(RuntimeError):
+    """Stands for a crash."""
+
+
+@dataclass
+class Interrupted(Pretraining):
+    """Fails at a step."""
+
+    fails_at: int = 0
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        if step == self.fails_at:
+            raise Broken
+        return super().micro_batches(step, model)
+
+
+def resumed(directory: Path, run: TrainRun, name: str, fails_at: int, **changes: Any) -> Outcome:
+    """The outcome of a training that failed at a step and was started again."""
+    with contextlib.suppress(Broken):
+        training(directory, pretraining(directory, kind=Interrupted, fails_at=fails_at), run, name=name, **changes)
+        raise AssertionError("the training was to fail")
+    return training(directory, pretraining(directory), run, name=name, **changes)
+
+
+def equal(first: Outcome, second: Outcome) -> bool:
+    """Whether all bits of the weights, and the record of the training, are the same."""
+    if first.weights is None or second.weights is None:
+        return first.weights is second.weights and first.state == second.state
+    return first.state == second.state and all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
+
+
+def two_ranks_cases(directory: str) -> dict[str, Any]:
+    """`weights`: those of 4 steps at each ZeRO stage with 7 rows on two ranks in micro-batches of 3, so that one rank has a
+    micro-batch less. `exact`: whether resuming gives the same bits, by precision and stage. `events`: notes of set-aside
+    checkpoints."""
+    folder = Path(directory)
+    weights, exact = {}, {}
+    for zero in range(4):
+        outcome = training(folder, pretraining(folder, rows_per_step=7), TrainRun(zero=zero, micro_batch=3), name=f"cut-{zero}", steps=4)
+        weights[zero] = None if outcome.weights is None else dict(outcome.weights)
+    for precision, stages in (("fp32", range(4)), ("bf16", range(1, 4))):
+        settings = Optimization(lr=1e-2, warmup_steps=2, precision=precision)  # type: ignore[arg-type]
+        for zero in stages:
+            run = TrainRun(zero=zero, micro_batch=2, checkpoint_every=2)
+            whole = training(folder, pretraining(folder), run, name=f"whole-{precision}-{zero}", settings=settings)
+            again = resumed(folder, run, f"cut-{precision}-{zero}", 5, settings=settings)
+            exact[precision, zero] = equal(whole, again) and again.counted["tokens"] == whole.counted["tokens"] / 3
+    # the same trajectory at another stage
+    training(folder, pretraining(folder), TrainRun(zero=2), name="whole-fp32-1", steps=6)
+    return {"weights": weights, "exact": exact, "events": (folder / "whole-fp32-1.jsonl").read_text()}
