@@ -131,7 +131,8 @@ def demo(ctx: StageContext, params: DemoParams) -> Metrics:
     tables = {"truth/pages.jsonl": list(web.truth(pages, params.seed))} | sets
     for name, rows in tables.items():
         publish(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), len(rows))
-    return {"pages": len(pages), "ordinary_pages": params.pages} | {name: len(rows) for name, rows in tables.items()}
+    numbers = {name.removesuffix(".jsonl").replace("/", "_"): len(rows) for name, rows in sets.items()}
+    return {"pages": len(pages), "ordinary_pages": params.pages} | numbers
 
 
 @dataclass(frozen=True)
