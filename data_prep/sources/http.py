@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import zlib
 from collections.abc import Callable
@@ -92,14 +91,19 @@ def _deflate(body: bytes, limit: int) -> bytes:
 
 
 def _unbrotli(body: bytes, limit: int) -> bytes:
-    from fastwarc.stream_io import BrotliReader
+    import brotli
 
-    if not body:
-        return b""
+    decoder, parts, room = brotli.Decompressor(), [], limit + 1
     try:
-        return BrotliReader(io.BytesIO(body)).read(limit + 1)
-    except OSError as error:
+        while room > 0 and not decoder.is_finished():
+            parts.append(decoder.process(body, output_buffer_limit=room))
+            body = b""
+            room -= len(parts[-1])
+            if not parts[-1] and not decoder.is_finished():
+                raise BadBody("compressed body ends early")
+    except brotli.error as error:
         raise BadBody(f"damaged brotli body ({error})") from None
+    return b"".join(parts)
 
 
 _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {

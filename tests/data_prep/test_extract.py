@@ -1,0 +1,183 @@
+"""Main text of pages in any charset and of any shape, within limits and, where those fail, in a process that can be killed."""
+
+import gzip
+import os
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data_prep.decode import decode_html
+from data_prep.extract import Extraction, Limits, extract, normalise
+from data_prep.isolation import Isolated, Killed
+from data_prep.sources import Page
+from data_prep.sources.warc import read_warc
+
+RUSSIAN = "Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему."
+JAPANESE = "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。"
+FRENCH = "Longtemps, je me suis couché de bonne heure. Parfois, à peine ma bougie éteinte, mes yeux se fermaient."
+
+
+def page(text: str, meta: str = "") -> str:
+    return f"<html><head>{meta}<title>Title</title></head><body><p>{text}</p></body></html>"
+
+
+@pytest.mark.parametrize(
+    ("text", "charset", "declared", "meta"),
+    [
+        (RUSSIAN, "utf-8", None, ""),
+        (RUSSIAN, "utf-8", "iso-8859-1", ""),
+        (RUSSIAN, "utf-8", "windows-1251", "<meta charset=koi8-r>"),
+        (RUSSIAN, "utf-8-sig", "koi8-r", ""),
+        (RUSSIAN, "utf-16", None, ""),
+        (RUSSIAN, "utf-16-le", "utf-16", ""),
+        (RUSSIAN, "windows-1251", "windows-1251", ""),
+        (RUSSIAN, "windows-1251", "utf-8", "<meta charset=windows-1251>"),
+        (RUSSIAN, "koi8-r", None, "<meta charset=koi8-r>"),
+        (RUSSIAN, "windows-1251", "no-such-charset", ""),
+        (JAPANESE, "shift_jis", "shift_jis", ""),
+        (JAPANESE, "euc_jp", None, "<meta http-equiv=Content-Type content='text/html; charset=euc-jp'>"),
+        (JAPANESE, "iso2022_jp", "iso-2022-jp", ""),
+        (JAPANESE, "utf-8", "iso-2022-jp", ""),
+        (FRENCH, "latin-1", None, ""),
+        (FRENCH, "latin-1", "utf-8", ""),
+        (FRENCH, "cp1252", "iso-8859-1", ""),
+        ("“quoted” – and €", "cp1252", "iso-8859-1", ""),
+        ("plain", "ascii", "utf-16", ""),
+    ],
+)
+def test_any_charset_declared_truly_falsely_or_not_is_decoded(text: str, charset: str, declared: str | None, meta: str) -> None:
+    assert text in decode_html(page(text, meta).encode(charset), declared)
+
+
+def test_utf8_with_a_few_bad_bytes_stays_utf8() -> None:
+    body = page(RUSSIAN).encode()
+    assert decode_html(body.replace("семья".encode(), "семья".encode()[:-1]), None).count("\ufffd") == 1
+
+
+@given(
+    body=st.binary(max_size=300), declared=st.none() | st.text(max_size=12) | st.sampled_from(["utf-8", "utf-16", "idna", "zlib", "gbk"])
+)
+def test_decoding_never_fails(body: bytes, declared: str | None) -> None:
+    decode_html(body, declared).encode()
+
+
+def test_the_main_text_is_found_without_navigation_and_scripts() -> None:
+    html = f"""<html><head><title> The  page </title><style>p {{}}</style></head><body><nav><a href=/>Home</a> <a href=/x>About</a></nav>
+    <main><h1>Heading</h1><p>{FRENCH}</p><ul><li>one<li>two</ul><p>{RUSSIAN}</p></main>
+    <script>var a = "<p>no</p>"</script><footer>Copyright</footer></body></html>"""
+    found = extract(html)
+    assert found.refused == ""
+    assert FRENCH in found.text and RUSSIAN in found.text and "Heading" in found.text
+    assert not re.search("Home|Copyright|no<|var a", found.text)
+
+
+@given(text=st.text())
+def test_normalised_text_is_clean_and_stays_as_it_is(text: str) -> None:
+    clean = normalise(text)
+    clean.encode()
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f]|\n\n\n|[ \t]\n|\A\s|\s\Z", clean)
+    assert normalise(clean) == clean
+
+
+def test_letters_and_inner_spaces_are_not_touched() -> None:
+    assert normalise(" ﬁ e\u0301  x\tz\r\nb\0c \n\n\n\nd ") == "ﬁ e\u0301  x\tz\nbc\n\nd"
+
+
+@pytest.mark.parametrize("tag", ["div", "b", "p", "ul><li", "table><tr><td", "unknown", "svg><g", "span a='>'"])
+def test_nesting_a_hundred_thousand_deep_is_refused_at_once(tag: str) -> None:
+    start = time.process_time()
+    assert extract(f"<{tag}>" * 100_000).refused == "too_many_tags"
+    assert extract(f"<{tag}>" * 3_000 + "x" + "</p></i></svg>" * 3_000).refused == ("" if tag == "p" else "too_deep")  # <p> ends <p>
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "<!--</div>-->",
+        "<a title='</div>'>",
+        "<textarea></div></textarea>",
+        "</span>",
+        "<script></div></script>",
+    ],
+)
+def test_end_tags_that_end_nothing_do_not_hide_depth(hidden: str) -> None:
+    assert extract(("<div>" + hidden) * 1_000).refused == "too_deep"
+
+
+@pytest.mark.parametrize("limit", [10, 100, 512])
+def test_the_depth_limit_is_exact(limit: int) -> None:
+    inner = limit - 2  # html and body are there too
+    assert extract("<div>" * inner + "text" + "</div>" * inner, limits=Limits(max_depth=limit)).text == "text"
+    assert extract("<div>" * (inner + 1) + "text", limits=Limits(max_depth=limit)).refused == "too_deep"
+
+
+@pytest.mark.parametrize(
+    "html", [b"", b"\0" * 1000, b"\xff\xfe", b"<", b"<" * 100_000, b"<!--" * 10_000, b"&#0;&#xD800;&#x110000;x", b"%PDF-1.4 \x80"]
+)
+def test_what_is_hardly_html_is_no_accident(html: bytes) -> None:
+    found = extract(html)
+    found.text.encode()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    parts=st.lists(
+        st.sampled_from(
+            ["<div>", "</div>", "<p>", "<b x=1>", "<table>", "<td>", "<svg>", "<!--", "-->", "<script>", "\0", "é", "&amp", "text "]
+        )
+    )
+)
+def test_any_mixture_of_tags_is_read_alike_twice(parts: list[str]) -> None:
+    html = "".join(parts)
+    assert extract(html) == extract(html.encode())
+
+
+def test_a_hopeless_page_is_killed_and_its_neighbours_are_not() -> None:
+    attributes = " ".join(f"a{number}=1" for number in range(300_000))
+    hopeless = f"<div {attributes}>text".encode()
+    with Isolated(extract, cpu_s=0.5, memory_bytes=4 << 30) as extractor:
+        good = (page(FRENCH).encode(), None)
+        first, second, third = extractor.map([good, (hopeless, None), good])
+        assert second == Killed("out of CPU time")
+        assert isinstance(first, Extraction) and first == third == extract(*good)
+        assert extractor.map([good]) == [first]
+
+
+def test_a_crash_is_reported_by_its_signal_and_the_next_item_served() -> None:
+    with Isolated(os.kill, cpu_s=5, memory_bytes=4 << 30) as killer:
+        nothing = (os.getpid(), 0)
+        assert killer.map([nothing, (0, "no number"), nothing]) == [None, Killed("ended with status 1"), None]
+    with Isolated(os.abort, cpu_s=5, memory_bytes=4 << 30) as aborter:
+        assert aborter.map([()]) == [Killed("ended by SIGABRT")]
+
+
+def test_memory_over_the_limit_ends_the_child_only() -> None:
+    with Isolated(bytes, cpu_s=5, memory_bytes=1 << 30) as allocator:
+        (killed,) = allocator.map([(2 << 30,)])
+    assert isinstance(killed, Killed)
+
+
+def test_main_text_of_labelled_news_pages_is_good(shared_data: Path) -> None:
+    """F1 over words, averaged, of the pages with a full text by hand."""
+    gold = {}
+    with gzip.open(shared_data / "web" / "extraction_gold.jsonl.gz") as file:
+        for line in file:
+            row = msgspec.json.decode(line)
+            if row["kind"] == "full_text":
+                gold[row["url"]] = row["text"]
+    scores = {}
+    for path in sorted((shared_data / "web").glob("pages-*.warc.gz")):
+        for outcome in read_warc(path, 32 << 20):
+            if isinstance(outcome, Page) and outcome.record.url in gold:
+                expected = Counter(re.findall(r"\w+", gold[outcome.record.url]))
+                found = Counter(re.findall(r"\w+", extract(outcome.body, outcome.charset).text))
+                scores[outcome.record.url] = 2 * (expected & found).total() / max(1, expected.total() + found.total())
+    assert len(scores) > 30
+    assert sum(scores.values()) / len(scores) > 0.85
