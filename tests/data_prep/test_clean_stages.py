@@ -1,0 +1,205 @@
+"""score, select, dedup and scrub over the shard pool: nothing is lost, and only what changed is computed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+
+from data_prep.documents import Document, DocumentWriter, read_documents, read_rejects
+from data_prep.quality.gopher import SCORES
+from data_prep.quality.verdicts import GopherQualityThresholds, Thresholds
+from data_prep.stages import DedupParams, ScoreParams, ScrubParams, dedup, score, score_shard, scrub, select, select_shard
+from pipeline.lease import acquire
+from pipeline.progress import Progress
+from pipeline.stage import Artifact, File, MapRun, Shard, Stage, StageContext, Trajectory, Unit, UserError
+
+PROSE = (
+    "The harbour lay quiet that morning, and the fishermen who had come back with the tide stood about the quay to talk of nets and of the "
+    "price of herring at the market in {town}. A boy sat on the wall with a book that he did not read. He watched how the water moved "
+    "between the boats, and he thought that one day, when he was {number}, he would have a boat of his own."
+)
+GERMAN = (
+    "Der Hafen lag an diesem Morgen still, und die Fischer, die mit der Flut gekommen waren, sprachen über Netze und über den Preis der "
+    "Heringe auf dem Markt. Ein Junge saß auf der Mauer mit einem Buch, das er nicht las, und dachte an ein eigenes Boot."
+)
+
+
+def document(name: str, text: str, date: str = "2024-05-01T00:00:00Z") -> Document:
+    return Document(hashlib.sha256(name.encode()).hexdigest()[:32], f"http://x/{name}", text, date, f"x#{name}")
+
+
+def prose(name: str, number: int, **changes: str) -> Document:
+    return document(name, PROSE.format(town=f"Town{number}", number=number), **changes)
+
+
+@dataclass
+class House:
+    """A store of its own: stages share their pools, every artifact is a new folder."""
+
+    root: Path
+    computed: dict[str, int] = field(default_factory=dict)
+
+    def corpus(self, **parts: Sequence[Document]) -> Artifact:
+        folder = self.root / f"corpus-{len(list(self.root.iterdir()))}"
+        files = []
+        for name, part in parts.items():
+            path = folder / f"{name}.parquet"
+            path.parent.mkdir(exist_ok=True)
+            with DocumentWriter(path) as writer:
+                for one in part:
+                    writer.write(one)
+            files.append(File.of(f"documents/{name}.parquet", path, len(part)))
+        return self.artifact("ingest", folder, files)
+
+    def artifact(self, stage: str, folder: Path, files: Sequence[File]) -> Artifact:
+        return Artifact(stage, "a" * 64, "d" * 64, str(folder), tuple(files), {})
+
+    def run(self, stage: Stage, params: Any, **inputs: Artifact) -> Artifact:
+        """Run a stage as the runner does, check that it lost no record, and note how many shards it had to compute."""
+
+        def connect() -> None:
+            from pipeline.cluster import ClusterConfig, connect
+
+            connect(ClusterConfig(cpus=1))
+
+        own = self.root / f"{stage.name}-{len(list(self.root.iterdir()))}"
+        own.mkdir()
+        lease = acquire(own / "lease", lambda owner: None)
+        lease.release()
+        ctx = StageContext(
+            stage=stage,
+            fingerprint=own.name.ljust(64, "0"),
+            inputs=inputs,
+            sources=(),
+            run=MapRun(),
+            directory=str(own),
+            pool=self.root / "pools" / stage.name,
+            fence=lease.fence,
+            trajectory=Trajectory(str(own / "trajectory"), "a" * 16, lease.fence),
+            progress=Progress(str(own / "events.jsonl"), stage.name),
+            connect=connect,
+        )
+        stage(ctx, params)
+        assert ctx.counts is not None and ctx.counts.balanced
+        assert ctx.counts.total == sum(file.records for file in inputs["corpus"].select("documents"))
+        assert ctx.counts.kept == sum(file.records for file in ctx.published if file.name.startswith(stage.keeps + "/"))
+        self.computed[stage.name] = ctx.shards_computed
+        return self.artifact(stage.name, own, ctx.published)
+
+    def clean(self, corpus: Artifact) -> tuple[Artifact, Artifact, Artifact, Artifact]:
+        scored = self.run(score, ScoreParams(), corpus=corpus)
+        selected = self.run(select, Thresholds(), corpus=corpus, scores=scored)
+        unique = self.run(dedup, DedupParams(), corpus=selected)
+        return scored, selected, unique, self.run(scrub, ScrubParams(), corpus=unique)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_goes_down_with_the_module() -> Iterator[None]:
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+def documents(artifact: Artifact) -> list[Document]:
+    return [one for file in artifact.select("documents") for one in read_documents(file.path)]
+
+
+def reasons(artifact: Artifact) -> dict[str, tuple[str, str]]:
+    rejects = [reject for file in artifact.select("rejects") for reject in read_rejects(file.path)]
+    return {reject.url.rsplit("/", 1)[1]: (reject.reason, reject.detail) for reject in rejects}
+
+
+def digests(artifact: Artifact) -> dict[str, str]:
+    return {file.name: file.sha256 for file in artifact.files}
+
+
+OLD = [
+    prose("a", 1),
+    prose("b", 2),
+    document("german", GERMAN),
+    document("thin", "Too short to keep."),
+    prose("copy", 1, date="2024-06-01"),
+]
+MAILS = [document("mail", PROSE.format(town="Ys", number=3) + " Write to joe@example.org or to 93.184.216.34 soon.")]
+
+
+def test_every_document_ends_where_it_should(house: House) -> None:
+    scored, selected, unique, scrubbed = house.clean(house.corpus(old=OLD, mails=MAILS, none=[]))
+    table = pyarrow.parquet.read_table(scored.select("scores")[0].path)
+    assert table.column_names == ["id", "language", "language_score", *SCORES]
+    assert {str(kind) for kind in table.schema.types[2:]} == {"double"}
+    assert table.column("language").to_pylist() == ["en", "en", "de", "en", "en"]
+    assert math.isnan(table.column("gopher_stop_words").to_pylist()[2])
+    assert reasons(selected) == {"german": ("language", "de, not en"), "thin": ("gopher_min_words", "4 < 50")}
+    assert reasons(unique) == {"copy": ("duplicate", OLD[0].id)}
+    assert reasons(scrubbed) == {}
+    assert [one.url for one in documents(scrubbed)] == ["http://x/a", "http://x/b", "http://x/mail"]
+    assert documents(scrubbed)[:2] == OLD[:2]
+    assert documents(scrubbed)[2] == replace(MAILS[0], text=PROSE.format(town="Ys", number=3) + " Write to [EMAIL] or to [IP] soon.")
+    assert len(scrubbed.select("documents")) == len(scrubbed.select("rejects")) == 3
+
+
+def test_a_new_crawl_computes_its_own_shards_only(house: House) -> None:
+    first = house.clean(house.corpus(old=OLD, mails=MAILS))
+    assert house.computed == {"score": 2, "select": 2, "dedup": 4, "scrub": 2}
+    new = [prose("new copy", 2, date="2025-01-01"), prose("new", 9, date="2025-01-01")]
+    second = house.clean(house.corpus(old=OLD, mails=MAILS, zz=new))
+    assert house.computed == {"score": 1, "select": 1, "dedup": 2, "scrub": 1}  # dedup: its hashes and its own list
+    assert reasons(second[2]) == {"copy": ("duplicate", OLD[0].id), "new copy": ("duplicate", OLD[1].id)}
+    for before, after in zip(first, second, strict=True):
+        assert digests(before).items() <= digests(after).items()
+
+
+def test_an_older_page_takes_over_and_rewrites_only_the_shard_it_empties(house: House) -> None:
+    house.clean(house.corpus(old=OLD, mails=MAILS))
+    *_, unique, _ = house.clean(house.corpus(old=OLD, mails=MAILS, archive=[prose("first", 2, date="2020-01-01")]))
+    assert house.computed["dedup"] == 3  # hashes of the archive, the archive, and `old` without its second document
+    assert reasons(unique)["b"] == ("duplicate", document("first", "").id)
+
+
+def test_another_threshold_scores_nothing_and_another_division_keeps_the_same_documents(house: House) -> None:
+    corpus = house.corpus(old=OLD, mails=MAILS)
+    scored, *_, whole = house.clean(corpus)
+    strict = replace(Thresholds(), gopher_quality=GopherQualityThresholds(min_words=1_000))
+    assert documents(house.run(select, strict, corpus=corpus, scores=scored)) == []
+    assert house.computed["select"] == 2
+    house.run(score, ScoreParams(), corpus=corpus)
+    assert house.computed["score"] == 0
+    divided = house.clean(house.corpus(p=OLD[4:], q=[*MAILS, *OLD[:2]], r=OLD[2:4]))[-1]
+    assert sorted(one.id for one in documents(divided)) == sorted(one.id for one in documents(whole))
+
+
+def test_scores_of_another_corpus_are_refused(house: House, tmp_path: Path) -> None:
+    corpus, other = house.corpus(old=OLD), house.corpus(old=OLD[::-1])
+    scored = house.run(score, ScoreParams(), corpus=other)
+    with pytest.raises(UserError, match=r"select: 1 of 1 shards failed.*score this corpus"):
+        house.run(select, Thresholds(), corpus=corpus, scores=scored)
+    with pytest.raises(UserError, match=r"no scores of documents/mails\.parquet"):
+        house.run(select, Thresholds(), corpus=house.corpus(mails=MAILS), scores=scored)
+
+
+def test_shards_are_byte_stable(house: House, tmp_path: Path) -> None:
+    corpus = house.corpus(old=OLD)
+    source = corpus.files[0].path
+    digest = []
+    for name in ("one", "two"):
+        scores = Shard(Unit("old", "", None, (source,)), ScoreParams(), {}, str(tmp_path / name))
+        score_shard(scores)
+        chosen = Shard(Unit("old", "", None, (source, scores.path("scores", ".parquet"))), Thresholds(), {}, str(tmp_path / name))
+        result = select_shard(chosen)
+        assert result.records == {"documents": 3, "rejects": 2}
+        digest.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("*.parquet"))])
+    assert digest[0] == digest[1]
