@@ -38,7 +38,7 @@ class SavedModel:
 
 @dataclass(frozen=True)
 class Training:
-    """All that a rank is told. `weights` is where rank 0 leaves the trained ones, as safetensors."""
+    """All that a rank is told. `weights` is where rank 0 leaves the trained ones, as safetensors; `inputs` are digests."""
 
     task: Task
     plan: Plan
@@ -46,6 +46,7 @@ class Training:
     run: TrainRun
     model: NewModel | SavedModel
     weights: str
+    inputs: Mapping[str, str]
     trajectory: Trajectory
     fence: Fence
     progress: Progress
@@ -58,7 +59,8 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
     """
     run: TrainRun = ctx.run
     preflight(settings, run)
-    training = Training(task, plan, settings, run, model, ctx.path(WEIGHTS), ctx.trajectory, ctx.fence, ctx.progress)
+    inputs = {role: artifact.digest for role, artifact in ctx.inputs.items()} | {file.name: file.sha256 for file in ctx.sources}
+    training = Training(task, plan, settings, run, model, ctx.path(WEIGHTS), inputs, ctx.trajectory, ctx.fence, ctx.progress)
     if run.workers == 0:
         join_alone()
         return train_rank(training)
@@ -76,7 +78,7 @@ def train_rank(training: Training) -> dict[str, Any]:
     model = _open(training.model)
     outcome = train(
         model, training.task, training.plan, training.settings, training.run,
-        device=device, trajectory=training.trajectory, progress=training.progress,
+        device=device, inputs=training.inputs, trajectory=training.trajectory, progress=training.progress,
     )  # fmt: skip
     if outcome.weights is not None:
         training.fence.check()

@@ -131,14 +131,18 @@ def train(
     run: TrainRun,
     *,
     device: torch.device,
+    inputs: Mapping[str, str],
     trajectory: Trajectory,
     progress: Progress,
 ) -> Outcome:
-    """Run a training to its end on this rank, going on from the newest checkpoint that fits. The process group must be up."""
+    """Run a training to its end on this rank, going on from the newest checkpoint that fits. The process group must be up.
+
+    `inputs` are the digests of what is trained on: a checkpoint made from others is no beginning for this training.
+    """
     rank, world = dist.get_rank(), dist.get_world_size()
     model.to(device)
     task.start(Place(rank, world, device, run.micro_batch), model)
-    loop = _Loop(Scored(model, task), plan, settings, run, trajectory, progress)
+    loop = _Loop(Scored(model, task), plan, settings, run, inputs, trajectory, progress)
     first = loop.resume()
     known = dict(loop.state.totals)
     last = loop.run(first)
@@ -153,10 +157,17 @@ class _Loop:
     """A training on one rank. All ranks take the same decisions, since all they decide on is summed over ranks."""
 
     def __init__(
-        self, scored: Scored, plan: Plan, settings: Optimization, run: TrainRun, trajectory: Trajectory, progress: Progress
+        self,
+        scored: Scored,
+        plan: Plan,
+        settings: Optimization,
+        run: TrainRun,
+        inputs: Mapping[str, str],
+        trajectory: Trajectory,
+        progress: Progress,
     ) -> None:
         self.scored, self.task, self.plan, self.settings, self.run_settings = scored, scored.task, plan, settings, run
-        self.trajectory, self.progress = trajectory, progress
+        self.inputs, self.trajectory, self.progress = dict(inputs), trajectory, progress
         self.engine = Engine(scored, settings, run, plan.steps)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.state = State()
@@ -279,7 +290,7 @@ class _Loop:
         )
 
     def save(self, done: int) -> None:
-        facts = {**self.form(), "lr_digest": self.lr_digest(done), "state": asdict(self.state)}
+        facts = {**self.form(), "inputs": self.inputs, "lr_digest": self.lr_digest(done), "state": asdict(self.state)}
         # a longer training branches off where the learning rate begins to fall
         keep = [step for step in (self.state.best_step, self.settings.stable_steps(self.plan.steps)) if 0 < step <= done]
         checkpoint.save(self.engine, self.trajectory, done, facts, keep)
@@ -289,7 +300,9 @@ class _Loop:
         return {"world_size": self.world, "zero": self.run_settings.zero}
 
     def fits(self, found: Checkpoint) -> bool:
-        """Whether training can go on from there: the same cut, and the learning rates so far are the ones planned now."""
+        """Whether training can go on from there: the same inputs and cut, and the learning rates so far as planned now."""
+        if found.facts["inputs"] != self.inputs:
+            return False
         form = {name: found.facts[name] for name in self.form()}
         if form != self.form():
             self.progress.event(
@@ -305,7 +318,8 @@ class _Loop:
 
     def at_step(self, step: int) -> Checkpoint | None:
         """A whole checkpoint of this step with this cut."""
-        return self.trajectory.latest(lambda found: found.step == step and all(found.facts[k] == v for k, v in self.form().items()))
+        wanted = {**self.form(), "inputs": self.inputs}
+        return self.trajectory.latest(lambda found: found.step == step and wanted.items() <= found.facts.items())
 
     def load_best(self) -> None:
         found = [self.at_step(self.state.best_step) if self.rank == 0 else None]

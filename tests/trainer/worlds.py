@@ -69,7 +69,7 @@ def training(
     progress = Progress(str(directory / f"{name}.jsonl"), "test")
     return train(
         model, task, Plan(**values), settings or Optimization(lr=1e-2, warmup_steps=2), run,
-        device=torch.device("cpu"), trajectory=trajectory(directory, name), progress=progress,
+        device=torch.device("cpu"), inputs={"corpus": "random"}, trajectory=trajectory(directory, name), progress=progress,
     )  # fmt: skip
 
 
