@@ -1,21 +1,24 @@
 """The preference loss."""
 
+import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from assistants import save_assistant
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds import trajectory
 
+from pipeline.progress import Progress
 from pipeline.stage import UserError
 from trainer.data.preferences import Preference, answer_rows
-from trainer.objectives.dpo import (
-    PairLogProbs,
-    dpo_loss,
-    dpo_statistics,
-    margins,
-    preference_loss,
-)
+from trainer.engine import Optimization, TrainRun
+from trainer.launch import join_alone
+from trainer.loop import Outcome, Plan, train
+from trainer.objectives.dpo import PairLogProbs, likelihood_loss, margins, preference_loss
+from trainer.tasks.preference import PreferenceTask
 
 log_probs = st.lists(st.floats(-60, -0.01), min_size=4, max_size=4)
 
@@ -27,14 +30,13 @@ def pairs(chosen, rejected, reference_chosen, reference_rejected, tokens=(1,)):
 
 def test_the_loss_is_log_two_while_the_policy_is_its_reference():
     same = pairs([-3.0], [-5.0], [-3.0], [-5.0])
-    assert dpo_loss(same, beta=0.1, nll_weight=0.0).item() == pytest.approx(math.log(2))
+    assert preference_loss(same, beta=0.1).item() == pytest.approx(math.log(2))
 
 
 def test_the_loss_is_the_published_formula():
     moved = pairs([-2.0], [-6.0], [-3.0], [-5.0], [4])
-    sigmoid = -math.log(1 / (1 + math.exp(-0.3 * 2.0)))
-    assert dpo_loss(moved, beta=0.3, nll_weight=0.0).item() == pytest.approx(sigmoid)
-    assert dpo_loss(moved, beta=0.3, nll_weight=0.5).item() == pytest.approx(sigmoid + 0.5 * 2.0 / 4)
+    assert preference_loss(moved, beta=0.3).item() == pytest.approx(-math.log(1 / (1 + math.exp(-0.3 * 2.0))))
+    assert likelihood_loss(moved).item() == pytest.approx(2.0 / 4)
 
 
 @given(log_probs, st.floats(0.01, 1.0))
@@ -48,13 +50,8 @@ def test_swapping_the_answers_mirrors_the_margin(values, beta):
 
 def test_gradients_raise_the_chosen_answer_and_lower_the_rejected_one():
     chosen, rejected = torch.tensor([-3.0], requires_grad=True), torch.tensor([-3.0], requires_grad=True)
-    dpo_loss(PairLogProbs(chosen, rejected, chosen.detach(), rejected.detach(), torch.ones(1)), beta=0.1, nll_weight=0.0).backward()
+    preference_loss(PairLogProbs(chosen, rejected, chosen.detach(), rejected.detach(), torch.ones(1)), beta=0.1).sum().backward()
     assert chosen.grad.item() == pytest.approx(-0.05) and rejected.grad.item() == pytest.approx(0.05)
-
-
-def test_displacement_shows_as_negative_drift_beside_a_right_ordering():
-    displaced = dpo_statistics(pairs([-8.0], [-20.0], [-3.0], [-5.0]), beta=0.1)
-    assert displaced["preferred"] == 1 and displaced["chosen_drift"] == pytest.approx(-5)
 
 
 def test_an_answer_row_masks_its_prompt_and_its_padding():
@@ -63,8 +60,52 @@ def test_an_answer_row_masks_its_prompt_and_its_padding():
     assert mask.tolist() == [[False, False, True, True], [False, True, False, False]]
 
 
-@pytest.mark.parametrize("change", [{"chosen": ""}, {"rejected": "yes"}, {"prompt": []}, {"prompt": [{"role": "assistant", "content": "hi"}]}])
+ASSISTANT_LAST = [{"role": "assistant", "content": "hi"}]
+
+
+@pytest.mark.parametrize("change", [{"chosen": ""}, {"rejected": "yes"}, {"prompt": []}, {"prompt": ASSISTANT_LAST}])
 def test_a_broken_preference_is_one_line_that_names_the_row(change):
     row = {"id": "1", "prompt": [{"role": "user", "content": "hi"}], "chosen": "yes", "rejected": "no"} | change
-    with pytest.raises(UserError, match="pairs.jsonl:7"):
-        Preference.from_row(row, "pairs.jsonl:7")
+    with pytest.raises(UserError, match=r"^pairs, row 7: "):
+        Preference.from_row(row, "pairs, row 7")
+
+
+def write_preferences(path: Path, numbers: range) -> str:
+    questions = {number: [{"role": "user", "content": f"What is {number}+3?"}] for number in numbers}
+    rows = [{"id": str(n), "prompt": q, "chosen": f"The user asks {n + 3}.", "rejected": f"{n + 3}"} for n, q in questions.items()]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def preference_training(directory: Path, name: str, run: TrainRun, **changes: float) -> Outcome:
+    model, _, _ = save_assistant(directory / name)
+    task = PreferenceTask(
+        train=(write_preferences(directory / "train.jsonl", range(9)),),
+        validation=(write_preferences(directory / "validation.jsonl", range(9, 12)),),
+        tokenizer=str(directory / name),
+        **{"batch": 4, "preference_weight": 1.0, "beta": 0.3, "nll_weight": 0.5, "seed": 0} | changes,
+    )
+    join_alone()
+    return train(
+        model, task, Plan(steps=8, validate_every=4), Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), run,
+        device=torch.device("cpu"), trajectory=trajectory(directory, name), progress=Progress(str(directory / "events.jsonl"), "test"),
+    )  # fmt: skip
+
+
+def test_training_prefers_the_chosen_answers_of_held_out_pairs(tmp_path: Path) -> None:
+    first, _, last = preference_training(tmp_path, "both", TrainRun(workers=1)).state.history
+    assert first["validation"]["preference"] == pytest.approx(math.log(2)) and first["validation"]["margin"] == 0
+    assert last["validation"]["preference"] < first["validation"]["preference"] and last["validation"]["accuracy"] == 1
+    assert last["validation"]["chosen_drift"] > 0
+
+
+def test_micro_batches_do_not_change_what_is_learned(tmp_path: Path) -> None:
+    outcomes = [preference_training(tmp_path, f"size-{size}", TrainRun(workers=1, micro_batch=size)) for size in (1, 4)]
+    for name, tensor in outcomes[0].weights.items():
+        torch.testing.assert_close(tensor, outcomes[1].weights[name], atol=2e-5, rtol=0)
+
+
+def test_without_the_preference_term_only_the_chosen_answers_are_learned(tmp_path: Path) -> None:
+    outcome = preference_training(tmp_path, "nll", TrainRun(workers=1), preference_weight=0.0, nll_weight=1.0)
+    first, _, last = outcome.state.history
+    assert last["validation"]["nll"] < first["validation"]["nll"] and last["validation"]["chosen_drift"] > 0

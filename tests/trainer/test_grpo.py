@@ -1,11 +1,25 @@
 """Advantages within groups and the clipped token loss."""
 
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from assistants import save_assistant
 from hypothesis import given
 from hypothesis import strategies as st
+from worlds import together, trajectory
 
+from pipeline.progress import Progress
+from trainer.engine import Optimization, TrainRun
+from trainer.launch import join_alone
+from trainer.loop import Outcome, Place, Plan, train
+from trainer.model.hf import load_model
+from trainer.objectives.answers import answer_log_probs
 from trainer.objectives.grpo import clipped_loss, group_advantages
+from trainer.tasks.policy import PolicyTask, RolloutBatch
 
 groups = st.lists(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0]), st.booleans()), min_size=6, max_size=6), min_size=1, max_size=4)
 
@@ -85,3 +99,111 @@ def test_k3_is_never_negative_and_zero_at_the_reference():
 def test_a_kl_weight_without_a_reference_is_refused():
     with pytest.raises(ValueError, match="reference"):
         loss_of([[-1.0]], [[-1.0]], [1.0], kl_weight=0.1)
+
+
+class EndsInEven(PolicyTask):
+    """Rewards something an untrained model does by chance: an answer of an even number of characters."""
+
+    def start(self, place: Place, model: Any) -> None:
+        super().start(place, model)
+        self._sampler = replace(self._sampler, verify=lambda text, answer, finished: float(len(text) % 2 == 0) if finished else None)
+
+
+def policy(directory: Path, **changes: Any) -> PolicyTask:
+    """A task on a tiny assistant that is saved in `directory` when it is not there yet."""
+    if not (directory / "model.safetensors").exists():
+        save_assistant(directory)
+        rows = [{"id": f"p{n}", "prompt": [{"role": "user", "content": f"What is {n}+3?"}], "answer": str(n + 3)} for n in range(5)]
+        (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"batch": 4, "samples": 8, "temperature": 1.0, "max_new_tokens": 24, "divide_by_std": True}
+    clip = {"clip_low": 0.2, "clip_high": 0.2, "kl_weight": 0.0, "seed": 0}
+    paths = {"prompts": (str(directory / "prompts.jsonl"),), "tokenizer": str(directory), "records": str(directory / "rollouts")}
+    return EndsInEven(**{**settings, **clip, **paths, **changes})
+
+
+SETTINGS = Optimization(lr=1e-3, warmup_steps=1, schedule="constant", weight_decay=0.0)
+
+
+def policy_training(directory: str, name: str, run: TrainRun, **changes: Any) -> Outcome:
+    home = Path(directory)
+    task = policy(home, records=str(home / name / "rollouts"), **changes)
+    (home / name).mkdir(exist_ok=True)
+    return train(
+        load_model(home)[0], task, Plan(steps=4, validate_every=2), SETTINGS, run,
+        device=torch.device("cpu"), trajectory=trajectory(home / name, "one"), progress=Progress(str(home / name / "events"), "test"),
+    )  # fmt: skip
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    found = [json.loads(line) for path in directory.glob("*.jsonl") for line in path.read_text().splitlines()]
+    return sorted(found, key=lambda row: (row["step"], row["prompt"], row["sample"]))
+
+
+def test_only_samples_with_an_advantage_are_trained_on_and_their_ids_are_those_drawn(tmp_path: Path) -> None:
+    task, place = policy(tmp_path), Place(0, 1, torch.device("cpu"), 6)
+    model = load_model(tmp_path)[0]
+    task.start(place, model)
+    batches: list[RolloutBatch] = task.micro_batches(0, model)
+    written = records(tmp_path / "rollouts")
+    assert len(written) == 4 * 8 and {row["step"] for row in written} == {0}
+    trained = [row for row in written if row["advantage"] != 0]
+    assert 0 < len(trained) < len(written) and all(row["finished"] for row in trained)
+    assert max(len(batch.ids) for batch in batches) <= 6
+    seen = [tuple(ids[mask].tolist()) for batch in batches for ids, mask in zip(batch.ids, batch.mask, strict=True)]
+    assert sorted(seen) == sorted(tuple(row["ids"]) for row in trained)
+    assert sum(task.counts(batch)["samples"] for batch in batches) == 32
+
+
+def test_the_trainers_log_probabilities_are_those_stored_while_sampling(tmp_path: Path) -> None:
+    task = policy(tmp_path, temperature=0.8)
+    model = load_model(tmp_path)[0]
+    task.start(Place(0, 1, torch.device("cpu"), 64), model)
+    [batch] = task.micro_batches(3, model)
+    with torch.no_grad():
+        found = answer_log_probs(model, batch.ids, batch.mask, 0.8)
+    torch.testing.assert_close(found, batch.behaviour, atol=1e-4, rtol=0)
+
+
+def test_a_steps_rollouts_do_not_depend_on_what_was_drawn_before(tmp_path: Path) -> None:
+    model = None
+    for name, steps in (("resumed", [2]), ("whole", [0, 1, 2])):
+        task = policy(tmp_path, records=str(tmp_path / name))
+        model = load_model(tmp_path)[0]
+        task.start(Place(0, 1, torch.device("cpu"), 8), model)
+        for step in steps:
+            task.micro_batches(step, model)
+    last = "step-000002.rank-0.jsonl"
+    assert (tmp_path / "resumed" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
+
+
+def test_a_step_without_contrast_moves_nothing(tmp_path: Path) -> None:
+    join_alone()
+    before = save_assistant(tmp_path)[0].state_dict()
+    policy(tmp_path)
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"id": "p", "prompt": [{"role": "user", "content": "1+1?"}], "answer": "2"}) + "\n")
+    outcome = policy_training(str(tmp_path), "flat", TrainRun(workers=1), max_new_tokens=1)
+    assert outcome.weights is not None
+    assert all(torch.equal(outcome.weights[name], tensor) for name, tensor in before.items())
+    assert outcome.state.history[-1]["train"]["uniform"] == 1 and outcome.state.history[-1]["train"]["unscorable"] > 0.5
+
+
+def rank_cases(directory: str) -> dict[str, Any]:
+    found = {}
+    for zero in (1, 3):
+        outcome = policy_training(directory, f"zero-{zero}", TrainRun(zero=zero, micro_batch=5), kl_weight=0.01)
+        found[f"zero-{zero}"] = None if outcome.weights is None else dict(outcome.weights)
+    return found
+
+
+def test_ranks_and_zero_stages_draw_the_same_rollouts_and_learn_the_same(tmp_path: Path) -> None:
+    join_alone()
+    policy(tmp_path)
+    alone = policy_training(str(tmp_path), "alone", TrainRun(workers=1, zero=1, micro_batch=64), kl_weight=0.01)
+    first = together(2, tmp_path, rank_cases, str(tmp_path))[0]
+    drawn = [records(tmp_path / name / "rollouts") for name in ("alone", "zero-1", "zero-3")]
+    texts = [[(row["prompt"], row["sample"], row["ids"]) for row in rows] for rows in drawn]
+    assert len(texts[0]) == 4 * 4 * 8 and texts[0] == texts[1] == texts[2]
+    assert alone.weights is not None
+    for name, tensor in alone.weights.items():
+        torch.testing.assert_close(tensor, first["zero-1"][name], atol=1e-4, rtol=0)
+        torch.testing.assert_close(first["zero-3"][name], first["zero-1"][name], atol=1e-4, rtol=0)

@@ -39,20 +39,3 @@ def preference_loss(pairs: PairLogProbs, beta: float) -> Tensor:
 def likelihood_loss(pairs: PairLogProbs) -> Tensor:
     """Negative log-likelihood of each chosen answer, per token, so that long answers weigh no more: `[pairs]`."""
     return -pairs.chosen / pairs.chosen_tokens
-
-
-def dpo_loss(pairs: PairLogProbs, *, beta: float, nll_weight: float) -> Tensor:
-    """Numerator of the loss over pairs, a scalar: divide by the number of pairs in the global batch."""
-    return (preference_loss(pairs, beta) + nll_weight * likelihood_loss(pairs)).sum()
-
-
-def dpo_statistics(pairs: PairLogProbs, beta: float) -> dict[str, float]:
-    """Sums over the pairs: right orderings, margin, drift of chosen and rejected log-probabilities from the reference."""
-    margin = margins(pairs).detach()
-    return {
-        "pairs": float(margin.numel()),
-        "preferred": float((margin > 0).sum()),
-        "reward_margin": float(beta * margin.sum()),
-        "chosen_drift": float((pairs.chosen - pairs.reference_chosen).detach().sum()),
-        "rejected_drift": float((pairs.rejected - pairs.reference_rejected).detach().sum()),
-    }

@@ -8,7 +8,7 @@ def stated_answer(text: str) -> str:
     return text.rpartition(";")[2].strip()
 
 
-def exact_answer(text: str, answer: str, *, finished: bool) -> float | None:
+def exact_answer(text: str, answer: str, finished: bool) -> float | None:
     """1.0 when the stated answer is `answer`, 0.0 when it is not, None when the completion was cut off before its stop token."""
     if not finished:
         return None
