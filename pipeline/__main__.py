@@ -119,7 +119,7 @@ def _compose_and_run(line: CommandLine, arguments: Sequence[str]) -> bool:
     try:
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(" ".join(str(error).split())) from None
+        raise UserError(" ".join(str(error).split("Config search path")[0].split())) from None
     return bool(failed)
 
 

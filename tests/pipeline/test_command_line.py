@@ -1,0 +1,122 @@
+"""The command line: sorted arguments, one-line errors, and a start that costs nothing when there is nothing to do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.__main__ import parse
+from tests.drive import ROOT, Toy
+
+
+def test_a_bare_first_word_is_the_command() -> None:
+    assert parse(["plan", "target=sft"]).command == "plan"
+    assert parse(["target=sft"]).command == "run"
+    assert parse(["-m", "a.b=1,2"]).command == "run"
+
+
+def test_keys_are_added_or_replaced_and_groups_are_chosen() -> None:
+    line = parse(["pretrain.lr=1e-3", "model=1b", "zero=3", "+extra.key=1", "~gone", "hydra.job.name=x"])
+    assert line.hydra == ("~gone", "++pretrain.lr=1e-3", "model=1b", "++zero=3", "+extra.key=1", "hydra.job.name=x", "command=run")
+
+
+def test_values_that_hydra_would_misread_are_quoted() -> None:
+    assert parse(["root=~/x y", "name=1e5", "tokenizer.pin=12e4"]).hydra[:3] == (
+        "++root='~/x y'", "++name='1e5'", "++tokenizer.pin='12e4'",
+    )  # fmt: skip
+
+
+def test_flags_of_hydra_come_first_with_their_values() -> None:
+    assert parse(["a=1", "--config-dir", "conf", "-m"]).hydra == ("--config-dir", "conf", "-m", "++a=1", "command=run")
+
+
+def test_plain_words_after_chat_are_no_overrides() -> None:
+    line = parse(["chat", "What is 2+3=?", "--really", "root=out"])
+    assert line.words == ("What is 2+3=?", "--really")
+    assert line.hydra == ("++root='out'", "command=chat")
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    toy = Toy(tmp_path)
+    toy.write(one="a bee sat in the clover")
+    return toy
+
+
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("shout.mrk=x", "shout.mrk: no such setting; did you mean mark?"),
+        ("shout.case=uper", "shout.case=uper: invalid enum value 'uper'; allowed: upper, lower"),
+        ("clean.shorter_than=0", "clean.shorter_than=0: expected `int` >= 1; words longer than this are rejected"),
+        ("clean.run.cpu=2", "clean.run.cpu: no such setting; did you mean cpus?"),
+        ("tagret=join", "tagret: no such setting; did you mean target?"),
+        ("target=jion", "target=jion: no such stage; did you mean join?"),
+        ("only=[jion]", "only=jion: no such stage; did you mean join?"),
+        ("join.needs.corpus=shuot", "join.needs.corpus=shuot: no such stage; did you mean shout?"),
+        ("clean.needs.x=join", "needs: clean → join → shout → clean go in a circle; remove one of these needs"),
+        ("source.pages=[]", "source.pages: empty, clean has nothing to read; set source.pages=[/path/to/files*]"),
+        ("source.pages=[/nowhere/*]", "clean.sources: /nowhere/*: matches no file"),
+        ("source.pages=[/tmp]", "clean.sources: /tmp: a folder; name its files, for example /tmp/*.warc.gz"),
+        ("vocabulary.pin=abc", "vocabulary.pin=abc: none of that name is published"),
+        ("recipe=ty", "Could not find 'recipe/ty'"),
+        ("start=shout", "start=shout: clean stands before it and is MISSING"),
+        ("stages.clean=tests.toy.stages.gone", "stages.clean=tests.toy.stages.gone: cannot be imported"),
+        ("zero=7", "zero=7: expected `int` <= 3"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_is_allowed(toy: Toy, argument: str, line: str) -> None:
+    result = toy.run("plan", argument, expect=1)
+    assert line in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_an_unknown_command_is_one_line(toy: Toy) -> None:
+    result = subprocess.run([sys.executable, "-m", "pipeline", "plam"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 1
+    assert result.stderr.startswith("crawl2chat: plam: no such command; there are run, plan,")
+
+
+def test_a_relative_root_is_refused_off_this_machine(toy: Toy) -> None:
+    assert "a relative folder is another one on every node" in toy.run("plan", "cluster=existing", "root=out", expect=1).stderr
+
+
+PROBE = """
+import sys
+sys.argv = ['crawl2chat', *sys.argv[1:]]
+from pipeline.__main__ import main
+try:
+    main()
+finally:
+    print('HEAVY', sorted({'ray', 'torch', 'deepspeed', 'pyarrow', 'numpy', 'datasets'} & set(sys.modules)), file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("recipe", ["demo", "web", "tiny"])
+def test_planning_any_recipe_imports_nothing_heavy(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n')
+    sources = [f"source.{kind}=[{tmp_path}/a.jsonl]" for kind in ("pages", "conversations", "preferences", "prompts")]
+    command = [sys.executable, "-c", PROBE, "plan", f"recipe={recipe}", f"root={tmp_path}/root", *sources]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "HEAVY []" in result.stderr
+
+
+def test_a_run_with_nothing_to_do_is_quick_and_starts_nothing(tmp_path: Path, ray_head: str) -> None:
+    toy = Toy(tmp_path, ray_head)
+    toy.write(one="a bee sat in the clover")
+    toy.run()
+    again = toy.run("shout.run.cpus=2")
+    assert again.stderr == ""
+    command = [sys.executable, "-c", PROBE, *toy.command()[3:]]
+    times = []
+    for _ in range(3):
+        begun = time.monotonic()
+        result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+        times.append(time.monotonic() - begun)
+        assert "HEAVY []" in result.stderr, result.stderr
+    assert min(times) < 1.0

@@ -1,0 +1,78 @@
+"""Checkpoints: complete only with their record, hashed, pooled by training, each driver writing under its own name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.lease import Fence, LeaseLost
+from pipeline.trajectory import Trajectory
+
+
+def trajectory(folder: Path, fingerprint: str = "aa", epoch: int = 1) -> Trajectory:
+    lease = folder / f"lease-of-{fingerprint}"
+    lease.mkdir(exist_ok=True, parents=True)
+    (lease / f"lease-{epoch}.json").write_text("{}")
+    return Trajectory(str(folder / "steps"), fingerprint, Fence(str(lease), epoch))
+
+
+def save(one: Trajectory, step: int, text: str = "weights", **kept: tuple[int, ...]) -> Path:
+    folder = Path(one.begin(step))
+    (folder / "rank").mkdir()
+    (folder / "rank" / "state.bin").write_text(f"{text} {step}")
+    one.commit(step, {"world_size": 2}, **kept)
+    return folder
+
+
+def test_the_newest_complete_checkpoint_is_found_with_its_facts(tmp_path: Path) -> None:
+    one = trajectory(tmp_path)
+    assert one.latest() is None
+    save(one, 5)
+    save(one, 10)
+    Path(one.begin(15), "state.bin").write_text("cut before its record")
+    found = one.latest()
+    assert found is not None
+    assert (found.step, found.facts) == (10, {"world_size": 2})
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path) -> None:
+    one = trajectory(tmp_path)
+    save(one, 5)
+    damaged = save(one, 10)
+    (damaged / "rank" / "state.bin").write_text("weights 11")
+    found = one.latest()
+    assert found is not None and found.step == 5
+
+
+def test_checkpoints_of_another_run_of_the_same_training_are_read(tmp_path: Path) -> None:
+    save(trajectory(tmp_path, "aa"), 10)
+    found = trajectory(tmp_path, "bb").latest(lambda checkpoint: checkpoint.step <= 20)
+    assert found is not None and found.step == 10
+    assert trajectory(tmp_path, "bb").latest(lambda checkpoint: checkpoint.step <= 9) is None
+
+
+def test_the_last_two_and_the_kept_ones_stay(tmp_path: Path) -> None:
+    one = trajectory(tmp_path)
+    for step in (1, 2, 3, 4, 5):
+        save(one, step, keep=(2,))
+    assert [checkpoint.step for checkpoint in one.complete()] == [5, 4, 2]
+
+
+def test_a_driver_that_lost_its_lease_completes_nothing(tmp_path: Path) -> None:
+    one = trajectory(tmp_path, epoch=1)
+    folder = Path(one.begin(5))
+    (folder / "state.bin").write_text("late")
+    trajectory(tmp_path, epoch=2)
+    with pytest.raises(LeaseLost):
+        one.commit(5, {})
+    assert one.latest() is None
+
+
+def test_a_sweep_removes_what_older_epochs_left_unfinished_and_no_more(tmp_path: Path) -> None:
+    complete = save(trajectory(tmp_path, epoch=1), 5)
+    cut = Path(trajectory(tmp_path, epoch=1).begin(10))
+    other = Path(trajectory(tmp_path, "bb", epoch=1).begin(10))
+    newer = trajectory(tmp_path, epoch=2)
+    newer.sweep()
+    assert complete.exists() and other.exists() and not cut.exists()
