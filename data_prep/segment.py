@@ -1,6 +1,6 @@
 """Text cut once into paragraphs, lines, sentences and words, which all rules about a document then share.
 
-The definitions (thresholds depend on them; `score` records their version with its own):
+The definitions, called `unicode` in the params of `score` (thresholds depend on them):
 
 paragraph   what stands between blank lines (lines of white space only), stripped
 line        what stands between newlines, stripped, unless that leaves nothing

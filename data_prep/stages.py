@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
@@ -140,6 +140,10 @@ class ScoreParams:
     """Language and quality scores; thresholds are `select`'s."""
 
     language_characters: Annotated[int, Meta(ge=1, description="how much of the text's start is given to language identification")] = 2_000
+    splitter: Annotated[Literal["unicode"], Meta(description="how words and lines are cut: see data_prep/segment.py")] = "unicode"
+    measures: Annotated[Literal["fineweb"], Meta(description="whose definitions of Gopher's measures: see data_prep/quality/gopher.py")] = (
+        "fineweb"
+    )
 
 
 def score_shard(shard: Shard) -> ShardResult:
