@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
-from pipeline.lease import Fence, LeaseLost
+from pipeline.lease import Fence, LeaseLost, this_process
 from pipeline.trajectory import Trajectory
 
 
 def trajectory(folder: Path, fingerprint: str = "aa", epoch: int = 1) -> Trajectory:
     lease = folder / f"lease-of-{fingerprint}"
     lease.mkdir(exist_ok=True, parents=True)
-    (lease / f"lease-{epoch}.json").write_text("{}")
+    (lease / f"lease-{epoch}.json").write_text(json.dumps(asdict(this_process())))
     return Trajectory(str(folder / "steps"), fingerprint, Fence(str(lease), epoch))
 
 
