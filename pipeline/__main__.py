@@ -133,9 +133,9 @@ def dispatch(values: dict[str, Any], raw: dict[str, Any], words: Sequence[str], 
         raise UserError(f"{command}: no such command; there are {', '.join(known)}")
     config = load(values, raw)
     if command == "run":
-        from pipeline.runner import run
+        from pipeline.runner import closing_words, run
 
-        run(config, arguments)
+        print(closing_words(run(config, arguments)))
         return
     from pipeline import commands
 

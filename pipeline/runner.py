@@ -57,6 +57,18 @@ def run(config: Config, overrides: Sequence[str]) -> Survey:
     return survey
 
 
+def closing_words(survey: Survey) -> str:
+    """What a finished run says: that all is up to date, and the `summary.txt` of its last stage that has one."""
+    built = [survey.statuses[name] for name in survey.config.nodes if name in survey.closure]
+    words = f"{len(built)} stages are up to date in {survey.config.root}"
+    for status in reversed(built):
+        artifact = survey.store.artifact(status.node.stage.name, str(status.fingerprint))
+        for file in artifact.files if artifact else ():
+            if file.name == "summary.txt":
+                return f"{words}\n\n{Path(file.path).read_text().rstrip()}"
+    return words
+
+
 def first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text.splitlines()[0]}"

@@ -145,10 +145,15 @@ class Survey:
         return self.statuses[name]
 
 
-def closure(config: Config) -> set[str]:
-    """The stages that the target needs, itself included; all stages without a target."""
+def targets(config: Config) -> list[str]:
+    """What is asked for: `only`, or `target`, or every stage of the recipe."""
     settings = config.settings
-    wanted = list(settings.only) or ([settings.target] if settings.target else list(config.nodes))
+    return list(settings.only) or ([settings.target] if settings.target else list(config.nodes))
+
+
+def closure(config: Config) -> set[str]:
+    """The targets and all they need."""
+    wanted = targets(config)
     found: set[str] = set()
     while wanted:
         name = wanted.pop()
@@ -159,22 +164,20 @@ def closure(config: Config) -> set[str]:
 
 
 def to_build(survey: Survey) -> list[str]:
-    """The stages a run would build, in order: what is not done of the target and of what that needs."""
+    """The stages a run would build, in order: what is not done of the target and of what that needs, and what is forced."""
     config, settings = survey.config, survey.config.settings
-    targets = list(settings.only) or ([settings.target] if settings.target else list(config.nodes))
     forced = set(settings.force) & survey.closure
     needed: set[str] = set()
 
     def visit(name: str) -> None:
-        if name in needed or (survey.statuses[name].state == "DONE" and name not in reforced):
+        if name in needed or (survey.statuses[name].state == "DONE" and name not in forced):
             return
         needed.add(name)
         if name not in settings.only:
             for upstream in config.nodes[name].needs.values():
                 visit(upstream)
 
-    reforced = forced
-    for target in [*targets, *forced]:
+    for target in [*targets(config), *forced]:
         visit(target)
     order = [name for name in config.nodes if name in needed]
     _require_upstream(survey, order)
