@@ -199,7 +199,7 @@ def select_shard(shard: Shard) -> ShardResult:
     with DocumentWriter(shard.path("documents", ".parquet")) as kept, RejectWriter(shard.path("rejects", ".parquet")) as rejects:
         for document, row in zip(read_documents(documents), rows, strict=True):
             if row["id"] != document.id:
-                raise UserError(f"select: {scores} scores {row['id']} where {documents} holds {document.id}: score this corpus")
+                raise UserError(f"{scores} scores {row['id']} where {documents} holds {document.id}: score this corpus")
             verdict = decide(row["language"], row, shard.params)
             if verdict is None:
                 kept.write(document)
@@ -221,7 +221,7 @@ def select(ctx: StageContext, params: Thresholds) -> Metrics:
     for file in ctx.inputs["corpus"].select("documents"):
         name = stem(file.name)
         if name not in scores:
-            raise UserError(f"select: needs.scores has no scores of {file.name}: score the corpus that needs.corpus names")
+            raise UserError(f"needs.scores has no scores of {file.name}: score the corpus that needs.corpus names")
         units.append(Unit(name, _joint_digest(file, scores[name]), None, (file.path, scores[name].path)))
     mapped = ctx.map_shards(select_shard, units, params)
     ctx.publish_shards(mapped)
