@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pipeline.stage import Metrics, StageContext, UserError, stage
+from pipeline.stage import Metrics, StageContext, Unit, UserError, stage, stem
 from trainer.engine import Optimization, TrainRun
 from trainer.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from data_prep.tokenizer import Tokenizer
 
-Seed = Annotated[int, Meta(ge=0, lt=2**63, description="of everything random: weights, order of the data, sampling")]
+Seed = Annotated[int, Meta(ge=0, lt=2**62, description="of everything random: weights, order of the data, sampling")]
 
 
 @dataclass(frozen=True)
@@ -159,3 +159,161 @@ def training_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
         best = next(entry for entry in validated if entry["step"] == report["best_step"])
         metrics |= {f"best_validation_{name}": value for name, value in best["validation"].items()}
     return {**metrics, "history": history}
+
+
+@dataclass(frozen=True)
+class DpoParams(Optimization):
+    """A chat model that answers in the preferred way: sigmoid DPO against the model it begins with."""
+
+    lr: Annotated[float, Meta(gt=0, le=1, description="peak learning rate")] = 1e-4
+    warmup_steps: Annotated[int, Meta(ge=0, description="steps of linear warm-up")] = 10
+    weight_decay: Annotated[float, Meta(ge=0, le=1, description="of matrices; norms have none")] = 0.0
+    batch: Annotated[int, Meta(ge=1, description="pairs of a step, over all ranks")] = 32
+    max_steps: Annotated[int, Meta(ge=1, description="steps of the optimizer")] = 60
+    beta: Annotated[float, Meta(gt=0, description="how strongly the reference holds the policy, per nat")] = 0.1
+    preference_weight: Annotated[float, Meta(ge=0, description="of the preference loss; 0: fine-tune on the chosen answers alone")] = 1.0
+    nll_weight: Annotated[float, Meta(ge=0, description="of the chosen answers' likelihood, per token; holds off displacement")] = 1.0
+    validate_every: Annotated[int, Meta(ge=1, description="steps between validations")] = 20
+    seed: Seed = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.preference_weight == self.nll_weight == 0:
+            raise ValueError("preference_weight and nll_weight are both 0, which trains nothing; set one of them above 0")
+
+
+@stage(version=1, run=TrainRun)
+def dpo(ctx: StageContext, params: DpoParams) -> Metrics:
+    """Train a model to prefer the chosen of two answers."""
+    from data_prep.tokenizer import Tokenizer
+    from trainer.launch import SavedModel, launch
+    from trainer.loop import Plan
+    from trainer.model.hf import load_config
+    from trainer.tasks.preference import PreferenceTask
+
+    directory = ctx.inputs["model"].directory
+    files = named_apart(ctx, "preferences", "validation", "test")
+    task = PreferenceTask(
+        train=files["train"],
+        validation=files["validation"],
+        tokenizer=directory,
+        batch=params.batch,
+        preference_weight=params.preference_weight,
+        beta=params.beta,
+        nll_weight=params.nll_weight,
+        seed=params.seed,
+    )
+    report = launch(ctx, task, Plan(params.max_steps, params.validate_every), params, SavedModel(directory))
+    publish_model(ctx, load_config(directory), params, directory, Tokenizer.load(directory), "Chat model")
+    return training_metrics(report)
+
+
+@dataclass(frozen=True)
+class GrpoParams(Optimization):
+    """A chat model that finds right answers more often: trained on its own, verified samples."""
+
+    lr: Annotated[float, Meta(gt=0, le=1, description="peak learning rate")] = 1e-4
+    schedule: Annotated[Literal["constant", "cosine", "wsd"], Meta(description="wsd: constant, then linear decay at the end")] = "constant"
+    warmup_steps: Annotated[int, Meta(ge=0, description="steps of linear warm-up")] = 10
+    weight_decay: Annotated[float, Meta(ge=0, le=1, description="of matrices; norms have none")] = 0.0
+    batch: Annotated[int, Meta(ge=1, description="prompts of a step, over all ranks")] = 32
+    samples: Annotated[int, Meta(ge=2, description="answers sampled to each prompt: its group")] = 8
+    max_steps: Annotated[int, Meta(ge=1, description="steps of the optimizer")] = 150
+    temperature: Annotated[float, Meta(gt=0, description="of sampling")] = 1.0
+    max_new_tokens: Annotated[int, Meta(ge=1, description="longest answer; a longer one has no verdict")] = 24
+    divide_by_std: Annotated[bool, Meta(description="divide advantages by the group's standard deviation")] = True
+    clip_low: Annotated[float, Meta(gt=0, lt=1, description="how far a token's probability may fall in a step")] = 0.2
+    clip_high: Annotated[float, Meta(gt=0, description="how far a token's probability may rise in a step")] = 0.2
+    kl_weight: Annotated[float, Meta(ge=0, description="of the k3 estimate of the divergence from the first weights; 0: none")] = 0.0
+    report_every: Annotated[int, Meta(ge=1, description="steps whose means make one entry of the history")] = 10
+    seed: Seed = 0
+
+
+@stage(version=1, run=TrainRun)
+def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
+    """Train a model by reinforcement on prompts whose answers can be checked; publish its rollouts beside it."""
+    from data_prep.tokenizer import Tokenizer
+    from trainer.launch import SavedModel, launch
+    from trainer.loop import Plan
+    from trainer.model.hf import load_config
+    from trainer.rollout.records import merge_records, records_directory
+    from trainer.tasks.policy import PolicyTask
+
+    directory = ctx.inputs["model"].directory
+    records = records_directory(ctx.trajectory.directory, ctx.fingerprint)
+    task = PolicyTask(
+        prompts=named_apart(ctx, "prompts", "validation", "test")["train"],
+        tokenizer=directory,
+        batch=params.batch,
+        samples=params.samples,
+        temperature=params.temperature,
+        max_new_tokens=params.max_new_tokens,
+        divide_by_std=params.divide_by_std,
+        clip_low=params.clip_low,
+        clip_high=params.clip_high,
+        kl_weight=params.kl_weight,
+        seed=params.seed,
+        records=str(records),
+    )
+    report = launch(ctx, task, Plan(params.max_steps, params.report_every), params, SavedModel(directory))
+    publish_model(ctx, load_config(directory), params, directory, Tokenizer.load(directory), "Chat model")
+    rows = merge_records(records, ctx.path("rollouts/rollouts.parquet"))
+    ctx.publish("rollouts/rollouts.parquet", rows)
+    return training_metrics(report)
+
+
+def named_apart(ctx: StageContext, role: str, *held_out: str) -> dict[str, tuple[str, ...]]:
+    """The role's files by set: those with one of the words `held_out` in their name, and the others as `train`."""
+    files = ctx.files(role)
+    found = {word: tuple(file.path for file in files if word in stem(file.name)) for word in held_out}
+    found["train"] = tuple(file.path for file in files if not any(word in stem(file.name) for word in held_out))
+    if not found["train"]:
+        raise UserError(f"{ctx.stage.name}: no file to train on; its {role} are {', '.join(file.name for file in files) or 'none'}")
+    return found
+
+
+@dataclass(frozen=True)
+class EvaluateParams:
+    """What the models are measured on."""
+
+    validation_tokens: Annotated[int, Meta(ge=1, description="held-out tokens for bits per byte, rounded up to whole documents")] = 65_536
+    max_prompts: Annotated[int, Meta(ge=1, description="held-out prompts asked, from the first")] = 1200
+    max_preferences: Annotated[int, Meta(ge=1, description="held-out preferences whose prompts are asked, from the first")] = 300
+    temperature: Annotated[float, Meta(gt=0, description="of sampled answers")] = 1.0
+    max_new_tokens: Annotated[int, Meta(ge=1, description="longest answer; what is cut off counts as wrong")] = 24
+    sequence_length: Annotated[int, Meta(ge=8, description="tokens read at once for bits per byte")] = 256
+    seed: Seed = 0
+
+
+@stage(version=1)
+def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
+    """Measure every model among the inputs on the same held-out data; publish the numbers and a table, side by side.
+
+    A model is one shard, so a model that was measured before is not measured again.
+    """
+    import json
+    from pathlib import Path
+
+    from trainer.evaluation import table
+    from trainer.examination import examine_shard
+
+    side = {f"corpus/{file.name}": file for file in ctx.inputs["corpus"].files if file.name.split("/")[0] in ("validation", "index")}
+    for role in ("prompts", "preferences"):
+        if role in ctx.inputs or role == "prompts":
+            side |= {f"{role}/{file.name}": file for file in ctx.files(role) if "test" in stem(file.name)}
+    models = {role: artifact for role, artifact in ctx.inputs.items() if role not in ("corpus", "prompts", "preferences")}
+    units = [
+        Unit(role, artifact.digest, None, tuple(file.path for file in artifact.files if "/" not in file.name))
+        for role, artifact in models.items()
+    ]
+    mapped = ctx.map_shards(examine_shard, units, params, side)
+    reports = {Path(file.name).stem: json.loads(Path(file.path).read_text()) for file in mapped.select("reports")}
+    for name, text in (("evaluation.json", json.dumps(reports, indent=2)), ("evaluation.md", table(reports))):
+        Path(ctx.path(name)).write_text(text + "\n", encoding="utf-8")
+        ctx.publish(name, len(reports))
+    return {f"{model}_{name}": value for model, report in reports.items() for name, value in flat(report).items()}
+
+
+def flat(report: Mapping[str, Any]) -> dict[str, float]:
+    """The single numbers of one model's report."""
+    return {name: value["value"] if isinstance(value, Mapping) else value for name, value in report.items() if value is not None}

@@ -130,7 +130,7 @@ def policy_training(directory: str, name: str, run: TrainRun, **changes: Any) ->
     (home / name).mkdir(exist_ok=True)
     return train(
         load_model(home)[0], task, Plan(steps=4, validate_every=2), SETTINGS, run,
-        device=torch.device("cpu"), trajectory=trajectory(home / name, "one"), progress=Progress(str(home / name / "events"), "test"),
+        device=torch.device("cpu"), inputs={}, trajectory=trajectory(home / name, "one"), progress=Progress(str(home / name / "events"), "test"),
     )  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def test_a_steps_rollouts_do_not_depend_on_what_was_drawn_before(tmp_path: Path)
         task.start(Place(0, 1, torch.device("cpu"), 8), model)
         for step in steps:
             task.micro_batches(step, model)
-    last = "step-000002.rank-0.jsonl"
+    last = "step-000002.rank-0000.jsonl"
     assert (tmp_path / "resumed" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from trainer.loop import Place, Term
 from trainer.objectives.answers import answer_log_probs
 from trainer.objectives.grpo import clipped_loss
 from trainer.rollout.local import Rollout, RolloutPrompt, Sampler
+from trainer.rollout.records import write_records
 from trainer.rollout.verifiers import exact_answer
 from trainer.tasks.language_model import epoch_places
 
@@ -89,7 +88,7 @@ class PolicyTask:
         chosen = epoch_places(numbers, len(self._prompts), self.seed)[self._place.rank :: self._place.world]
         groups = self._sampler.groups(whole(model), self._prompts, chosen, step)
         rollouts = [rollout for group in groups for rollout in group]
-        write_records(Path(self.records, f"step-{step:06d}.rank-{self._place.rank}.jsonl"), rollouts)
+        write_records(Path(self.records), step, self._place.rank, [rollout.record() for rollout in rollouts])
         trained = sorted((rollout for rollout in rollouts if rollout.advantage != 0), key=lambda rollout: rollout.length)
         size = self._place.micro_batch
         parts = [trained[at : at + size] for at in range(0, len(trained), size)] or [[]]
@@ -171,13 +170,6 @@ def whole(model: Transformer) -> Transformer:
     copied = Transformer(model.config)
     copied.load_state_dict(full_state(model))
     return copied.to(model.model.norm.weight.device)
-
-
-def write_records(path: Path, rollouts: Sequence[Rollout]) -> None:
-    """A file of JSON lines, whole or not there at all. Written again after a crash it has the same bytes."""
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text("".join(json.dumps(rollout.record()) + "\n" for rollout in rollouts), encoding="utf-8")
-    temporary.replace(path)
 
 
 def load_prompts(paths: Sequence[str], chat: ChatFormat, room: int) -> list[RolloutPrompt]:

@@ -1,0 +1,83 @@
+"""The evaluation of one model as a shard: everything that is measured of it, out of files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.stage import Shard, ShardResult, UserError
+
+if TYPE_CHECKING:
+    from trainer.model.transformer import Transformer
+
+
+def examine_shard(shard: Shard) -> ShardResult:
+    """Write `reports/<model>.json`. The unit's paths are the files of a Hugging Face directory."""
+    import torch
+
+    from data_prep.tokenizer import Tokenizer
+    from trainer.data.chat import ChatFormat
+    from trainer.data.preferences import Preference
+    from trainer.data.prompts import Prompt
+    from trainer.data.records import read_records
+    from trainer.evaluation import Examiner
+    from trainer.model.hf import load_model
+    from trainer.rollout.verifiers import exact_answer
+
+    torch.set_num_threads(1)
+    params = shard.params
+    directory = next(Path(path).parent for path in shard.unit.paths if Path(path).name == "config.json")
+    model, _ = load_model(directory)
+    model.eval()
+    tokenizer = Tokenizer.load(directory)
+    report: dict[str, Any] = {"bits_per_byte": round(bits_per_byte(model, tokenizer.eos_id, shard), 6)}
+
+    examiner = Examiner(model, tokenizer, ChatFormat(tokenizer), params.seed, params.max_new_tokens)
+    paths = side_paths(shard, "prompts/")
+    if not paths:
+        raise UserError("evaluate: none of its prompt files has 'test' in its name; add one with prompts that nothing was trained on")
+    rows = read_records(paths, ["id", "prompt", "answer"])[: params.max_prompts]
+    prompts = [Prompt.from_row(row, f"{paths[0]}, row {number}") for number, row in enumerate(rows, start=1)]
+    report["greedy"] = examiner.accuracy(prompts, 0.0, exact_answer).plain()
+    report["sampled"] = examiner.accuracy(prompts, params.temperature, exact_answer).plain()
+    if paths := side_paths(shard, "preferences/"):
+        rows = read_records(paths, ["id", "prompt", "chosen", "rejected"])[: params.max_preferences]
+        preferences = [Preference.from_row(row, f"{paths[0]}, row {number}") for number, row in enumerate(rows, start=1)]
+        style, _ = examiner.style_and_facts(preferences, params.temperature)
+        _, facts = examiner.style_and_facts(preferences, 0.0)
+        report |= {"facts": facts.plain(), "style": style.plain()}
+    Path(shard.path("reports", ".json")).write_text(json.dumps(report), encoding="utf-8")
+    return ShardResult(records={"reports": 1})
+
+
+def side_paths(shard: Shard, prefix: str, suffix: str = "") -> list[str]:
+    """Paths of the side inputs whose name begins and ends so, in order of their names."""
+    return [file.path for name, file in sorted(shard.side.items()) if name.startswith(prefix) and name.endswith(suffix)]
+
+
+def bits_per_byte(model: Transformer, end_id: int, shard: Shard) -> float:
+    """Over the held-out documents of the side inputs `corpus/validation/…` and `corpus/index/…`."""
+    import torch
+
+    from trainer.loop import Place
+    from trainer.tasks.language_model import Pretraining
+
+    held_out: Sequence[str] = side_paths(shard, "corpus/validation/", ".bin")
+    task = Pretraining(
+        train=tuple(held_out),  # is opened, but no row of it is asked for
+        validation=tuple(zip(held_out, side_paths(shard, "corpus/index/"), strict=True)),
+        end_id=end_id,
+        sequence_length=shard.params.sequence_length,
+        rows_per_step=1,
+        validation_tokens=shard.params.validation_tokens,
+        seed=shard.params.seed,
+    )
+    task.start(Place(0, 1, torch.device("cpu"), 16), model)
+    bits = text_bytes = 0.0
+    with torch.inference_mode():
+        for batch in task.validation_batches():
+            bits += float(task.terms(model, batch)["bits_per_byte"].numerator)
+            text_bytes += task.counts(batch)["bytes"]
+    return bits / text_bytes
