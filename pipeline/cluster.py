@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from dataclasses import dataclass
@@ -45,7 +46,7 @@ def connect(cluster: ClusterConfig) -> None:
         num_cpus=cluster.cpus or os.cpu_count(),
         object_store_memory=int(cluster.object_store_gb * 2**30),
         include_dashboard=False,
-        logging_level="ERROR",
+        logging_level=logging.ERROR,
         log_to_driver=False,
     )
     if token.exists() and token.stat().st_mode & 0o077:
@@ -60,7 +61,7 @@ def _join(address: str, environment: dict[str, str]) -> None:
 
     def attempt() -> None:
         try:
-            ray.init(address=address, logging_level="ERROR", log_to_driver=False, runtime_env={"env_vars": environment})
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env={"env_vars": environment})
         except (ConnectionError, RuntimeError, ValueError) as error:
             failures.append(error)
 

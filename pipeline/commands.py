@@ -27,7 +27,14 @@ def plan(config: Config) -> None:
     for name, status in survey.statuses.items():
         if name in survey.closure:
             forced = name in config.settings.force
-            rows.append({**row(status, survey.store), "build": name in order, "forced": forced, "expected_s": _expected(survey.store, status.node.stage.name)})
+            rows.append(
+                {
+                    **row(status, survey.store),
+                    "build": name in order,
+                    "forced": forced,
+                    "expected_s": _expected(survey.store, status.node.stage.name),
+                }
+            )
     if config.settings.format == "json":
         return _print_json(rows)
     for entry in rows:
@@ -35,7 +42,10 @@ def plan(config: Config) -> None:
         action = "forced" if entry["forced"] else "build" if entry["build"] else "-"
         print(f"{entry['stage']:<13} {entry['state']:<8} {action:<7} {(entry['fingerprint'] or '?')[:12]:<13}{_words(entry)}{took}")
     known = [entry["expected_s"] or 0 for entry in rows if entry["build"]]
-    print(f"{len(order)} of {len(rows)} stages to build" + (f", about {timedelta(seconds=round(sum(known)))} as measured before" if any(known) else ""))
+    print(
+        f"{len(order)} of {len(rows)} stages to build"
+        + (f", about {timedelta(seconds=round(sum(known)))} as measured before" if any(known) else "")
+    )
 
 
 def why(config: Config) -> None:
@@ -49,7 +59,9 @@ def why(config: Config) -> None:
     if not rows:
         print("every stage is done")
     for entry in rows:
-        print(f"{entry['stage']} {(entry['fingerprint'] or '?')[:12]} is {entry['state']}" + (":" if entry["why"] or entry["notes"] else ""))
+        print(
+            f"{entry['stage']} {(entry['fingerprint'] or '?')[:12]} is {entry['state']}" + (":" if entry["why"] or entry["notes"] else "")
+        )
         for reason in entry["why"] + entry["notes"]:
             print(f"  {reason['text']}")
 
@@ -82,7 +94,7 @@ def ls(config: Config) -> None:
     users: dict[str, set[str]] = {}
     for run, entry in planned(config.root):
         users.setdefault(entry["fingerprint"], set()).add(run)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for stage in store.stages():
         for mark in store.fingerprints(stage):
             manifest = store.manifest(stage, mark)
@@ -159,7 +171,9 @@ def outside(config: Config, words: Sequence[str]) -> None:
 def gc(config: Config) -> None:
     """List (with apply=true remove) what no run uses: artifacts, shards, checkpoints, and what cut processes left."""
     store = Store(config.root)
-    alive = [f"{stage} {mark[:12]}" for stage in store.stages() for mark in store.fingerprints(stage) if holder(store.directory(stage, mark))]
+    alive = [
+        f"{stage} {mark[:12]}" for stage in store.stages() for mark in store.fingerprints(stage) if holder(store.directory(stage, mark))
+    ]
     if alive and config.settings.apply:
         raise UserError(f"gc: {alive[0]} is being built; wait for it or stop it, then run gc again")
     garbage = list(_garbage(config.root, store))
@@ -170,7 +184,9 @@ def gc(config: Config) -> None:
         print(f"{size / 1e6:>12,.1f} MB  {path}")
         if config.settings.apply:
             storage.remove_tree(path) if path.is_dir() else storage.delete(path)
-    print(f"{len(garbage)} entries, {total / 1e6:,.1f} MB {'removed' if config.settings.apply else 'to remove; gc apply=true removes them'}")
+    print(
+        f"{len(garbage)} entries, {total / 1e6:,.1f} MB {'removed' if config.settings.apply else 'to remove; gc apply=true removes them'}"
+    )
 
 
 def _garbage(root: Path, store: Store) -> list[Path]:
@@ -204,7 +220,9 @@ def _garbage(root: Path, store: Store) -> list[Path]:
                 found.append(pool / key)
             else:
                 found += [pool / key / name for name in files if name.startswith(".")]
-        found += [store.trajectory(stage, key) for key in storage.names(store.stage_directory(stage) / "trajectories") if key not in trajectories]
+        found += [
+            store.trajectory(stage, key) for key in storage.names(store.stage_directory(stage) / "trajectories") if key not in trajectories
+        ]
     return found
 
 

@@ -97,7 +97,9 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
     _require_known("", values, [*own, *stages, *command_names])
     settings = typed(Settings, {key: value for key, value in values.items() if key in own}, "")
     if settings.cluster.kind != "local" and not Path(settings.root).expanduser().is_absolute():
-        raise UserError(f"root={settings.root}: a relative folder is another one on every node; give an absolute path that all of them share")
+        raise UserError(
+            f"root={settings.root}: a relative folder is another one on every node; give an absolute path that all of them share"
+        )
     nodes = {name: _node(name, dotted, values.get(name) or {}, raw.get(name) or {}) for name, dotted in stages.items()}
     for node in nodes.values():
         for role, upstream in node.needs.items():
@@ -117,7 +119,8 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
 
 def settings_type(command: Callable[..., Any]) -> type:
     """The dataclass of a command's third argument."""
-    return list(typing.get_type_hints(command).values())[2]
+    kind: type = list(typing.get_type_hints(command).values())[2]
+    return kind
 
 
 def _node(name: str, dotted: str, values: Mapping[str, Any], raw: Mapping[str, Any]) -> Node:
@@ -155,7 +158,7 @@ def typed(kind: type, values: Any, where: str, also: Iterable[str] = ()) -> Any:
     values = values if isinstance(values, Mapping) else {}
     _require_known_deep(kind, values, where, also)
     try:
-        once = msgspec.convert(values, kind)
+        once: Any = msgspec.convert(values, kind)
         return msgspec.convert(plain(once), kind)
     except msgspec.ValidationError as error:
         raise UserError(_explained(kind, values, where, str(error))) from None
@@ -256,7 +259,7 @@ def _ordered(nodes: Mapping[str, Node]) -> dict[str, Node]:
         if name in ordered:
             return
         if name in path:
-            raise UserError(f"needs: {' → '.join([*path[path.index(name):], name])} go in a circle; remove one of these needs")
+            raise UserError(f"needs: {' → '.join([*path[path.index(name) :], name])} go in a circle; remove one of these needs")
         path.append(name)
         for upstream in nodes[name].needs.values():
             visit(upstream)

@@ -82,9 +82,7 @@ def fingerprint(
 
     `params` as given by `identity_of_params`, `inputs` role → fingerprint, `sources` (name, bytes, sha256).
     """
-    return digest(
-        {"stage": stage, "version": version, "params": params, "inputs": inputs, "sources": sorted(map(list, sources))}
-    )
+    return digest({"stage": stage, "version": version, "params": params, "inputs": inputs, "sources": sorted(map(list, sources))})
 
 
 def digest_of_files(files: Iterable[tuple[str, str]]) -> str:

@@ -146,9 +146,7 @@ class _Bars:
         if event["event"] == "start":
             self._task = self._bars.add_task(event["stage"], total=None, numbers="")
         elif event["event"] == "progress" and self._task is not None:
-            self._bars.update(
-                self._task, completed=event["done"], total=event["total"], numbers=describe(event).partition(", ")[2]
-            )
+            self._bars.update(self._task, completed=event["done"], total=event["total"], numbers=describe(event).partition(", ")[2])
         else:
             if event["event"] in ("done", "failed") and self._task is not None:
                 self._bars.remove_task(self._task)

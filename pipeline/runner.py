@@ -113,6 +113,7 @@ def _build_leased(survey: Survey, node: Node, status: Status, lease: Lease, prog
             role: {"stage": artifact.stage, "fingerprint": artifact.fingerprint, "digest": artifact.digest}
             for role, artifact in ctx.inputs.items()
         },
+        "lineage": lineage(ctx),
         "trajectory": Path(ctx.trajectory.directory).name,
         "counts": _counts(ctx.counts),
         "metrics": dict(metrics),
@@ -165,6 +166,15 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
         progress=progress,
         connect=connect,
     )
+
+
+def lineage(ctx: StageContext) -> dict[str, str]:
+    """Name → hash of all this artifact comes from: every artifact before it by its digest, and every source file."""
+    found = {file.name: file.sha256 for file in ctx.sources}
+    for artifact in ctx.inputs.values():
+        found |= artifact.manifest["lineage"]
+        found[artifact.stage] = artifact.digest
+    return dict(sorted(found.items()))
 
 
 def trajectory_key(spec: Mapping[str, Any], extendable: Sequence[str]) -> str:

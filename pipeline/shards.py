@@ -1,6 +1,6 @@
 """map_shards: one Ray task for each shard that the pool does not hold yet.
 
-<pool>/<shard key>/<folder>.<sha256>.<suffix>   record.json (last)
+<pool>/<shard key>/<folder>.<hash><suffix>   record.json (last)
 
 The pool has no owner. A task writes into a private folder, renames each finished file to a name made of its hash and
 creates `record.json` exclusively; who finds one already there uses that one. Nothing of a task travels but the record.
@@ -51,9 +51,7 @@ class ShardTask:
     writer: str  # names the private folder: fingerprint and lease epoch
 
 
-def shard_key(
-    stage: str, version: int, function: Callable[..., Any], params: Any, unit: Unit, side_inputs: Mapping[str, File]
-) -> str:
+def shard_key(stage: str, version: int, function: Callable[..., Any], params: Any, unit: Unit, side_inputs: Mapping[str, File]) -> str:
     """The identity of a shard: all that decides its bytes, and nothing else."""
     return digest(
         {
@@ -132,7 +130,7 @@ def compute(task: ShardTask) -> bytes:
     private.mkdir(parents=True)
     try:
         result = task.function(Shard(task.unit, task.params, task.side, str(private)))
-        entries = [_adopted(path, private, folder, task.unit.name, result) for path in storage.walk(private)]
+        entries = _adopted(private, folder, task.unit.name, result)
         storage.sync_directory(folder)
         record = {
             "unit": task.unit.name,
@@ -149,20 +147,20 @@ def compute(task: ShardTask) -> bytes:
         storage.remove_tree(private)
 
 
-def _adopted(path: Path, private: Path, folder: Path, unit: str, result: ShardResult) -> dict[str, Any]:
-    name = path.relative_to(private)
-    output, suffix = name.parent.as_posix(), name.name.removeprefix(unit)
-    file = File.of(output, path, result.records.get(output, 0))
-    final = f"{output.replace('/', '-')}.{file.sha256[:16]}{suffix}"
-    storage.adopt(path, folder / final)
-    return {
-        "folder": output,
-        "suffix": suffix,
-        "file": final,
-        "records": file.records,
-        "bytes": file.bytes,
-        "sha256": file.sha256,
-    }
+def _adopted(private: Path, folder: Path, unit: str, result: ShardResult) -> list[dict[str, Any]]:
+    """Move the outputs to names made of their bytes' hash; files of one output (`.bin`, `.idx`) stay siblings."""
+    outputs: dict[str, list[File]] = {}
+    for path in storage.walk(private):
+        output = path.relative_to(private).parent.as_posix()
+        outputs.setdefault(output, []).append(File.of(path.name.removeprefix(unit), path, result.records.get(output, 0)))
+    entries = []
+    for output, files in outputs.items():
+        stem = f"{output.replace('/', '-')}.{digest([file.sha256 for file in files])[:16]}"
+        for file in files:
+            storage.adopt(file.path, folder / (stem + file.name))
+            entry = {"folder": output, "suffix": file.name, "file": stem + file.name}
+            entries.append(entry | {"records": file.records, "bytes": file.bytes, "sha256": file.sha256})
+    return entries
 
 
 def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tuple[str, bytes | dict[str, str]]]:

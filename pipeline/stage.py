@@ -40,7 +40,7 @@ from pipeline.trajectory import Checkpoint, Trajectory
 
 __all__ = [
     "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Progress", "Shard", "ShardResult",
-    "Stage", "StageContext", "Trajectory", "Unit", "UserError", "stage", "units_of",
+    "Stage", "StageContext", "Trajectory", "Unit", "UserError", "stage", "stem", "units_of",
 ]  # fmt: skip
 
 Metrics = Mapping[str, Any]  # plain JSON values, by name
@@ -258,7 +258,7 @@ def stage(
         hints = typing.get_type_hints(function)
         names = list(inspect.signature(function).parameters)
         params = hints.get(names[1]) if len(names) == 2 else None
-        if params is None or not is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        if params is None or not is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[union-attr]
             raise TypeError(f"stage {function.__name__}: its second argument must be typed with a frozen dataclass, its params")
         return Stage(function.__name__, version, function, params, run, reads, keeps, extendable)
 

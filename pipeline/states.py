@@ -67,9 +67,13 @@ class Survey:
         sources = self.sources(node)
         inputs = {role: self.statuses[upstream].fingerprint for role, upstream in node.needs.items()}
         if sources is None or None in inputs.values():
-            waiting = [f"{node.name}'s sources"] if sources is None else [f"{up}" for up in node.needs.values() if self.statuses[up].fingerprint is None]
+            waiting = (
+                [f"{node.name}'s sources"]
+                if sources is None
+                else [f"{up}" for up in node.needs.values() if self.statuses[up].fingerprint is None]
+            )
             return Status(node, None, None, "MISSING", (Reason(f"{', '.join(waiting)} not hashed yet"),))
-        spec = {
+        spec: dict[str, Any] = {
             "stage": node.stage.name,
             "version": node.stage.version,
             "params": identity_of_params(node.params),
@@ -77,7 +81,9 @@ class Survey:
             "sources": [[file.name, file.bytes, file.sha256] for file in sources],
         }
         known = [str(value) for value in inputs.values()]
-        mark = fingerprint(spec["stage"], spec["version"], spec["params"], dict(zip(inputs, known, strict=True)), [tuple(s) for s in spec["sources"]])
+        mark = fingerprint(
+            spec["stage"], spec["version"], spec["params"], dict(zip(inputs, known, strict=True)), [tuple(s) for s in spec["sources"]]
+        )
         return self._judged(node, spec, mark)
 
     def sources(self, node: Node) -> list[File] | None:
@@ -194,7 +200,10 @@ def _require_upstream(survey: Survey, order: Sequence[str]) -> None:
                 allowed.add(name)
         early = [name for name in order if name not in allowed]
         if early:
-            raise UserError(f"start={settings.start}: {early[0]} stands before it and is {survey.statuses[early[0]].state}; leave start out, or run target={early[0]} first")
+            raise UserError(
+                f"start={settings.start}: {early[0]} stands before it and is {survey.statuses[early[0]].state}; "
+                f"leave start out, or run target={early[0]} first"
+            )
     for name in settings.only:
         for upstream in nodes[name].needs.values():
             status = survey.statuses[upstream]

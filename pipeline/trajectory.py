@@ -51,8 +51,8 @@ class Trajectory:
             if record is not None:
                 step, fingerprint, epoch = name[5:].split(".")
                 found.append((int(step), int(epoch), fingerprint, name, record))
-        for step, _, _, name, record in sorted(found, reverse=True):
-            yield Checkpoint(step, str(Path(self.directory, name)), json.loads(record)["facts"])
+        for number, _, _, name, record in sorted(found, reverse=True):
+            yield Checkpoint(number, str(Path(self.directory, name)), json.loads(record)["facts"])
 
     def damage(self, checkpoint: Checkpoint) -> str | None:
         """What is wrong with a checkpoint's files, or None when all are as COMPLETE says."""
@@ -97,9 +97,9 @@ class Trajectory:
             step, _, rest = name.partition(".")
             fingerprint, _, epoch = rest.partition(".")
             folder = Path(self.directory, name)
-            if step.startswith("step-") and fingerprint == self.fingerprint and int(epoch) < self.fence.epoch:
-                if not (folder / "COMPLETE").exists():
-                    self._remove(folder)
+            older = step.startswith("step-") and fingerprint == self.fingerprint and int(epoch) < self.fence.epoch
+            if older and not (folder / "COMPLETE").exists():
+                self._remove(folder)
 
     def _own(self, step: int) -> Path:
         return Path(self.directory, f"step-{step}.{self.fingerprint}.{self.fence.epoch}")
