@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stage import Shard, ShardResult, UserError
+from pipeline.stage import File, Shard, ShardResult, UserError
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
@@ -35,14 +34,14 @@ def examine_shard(shard: Shard) -> ShardResult:
     report: dict[str, Any] = {"bits_per_byte": round(bits_per_byte(model, tokenizer.eos_id, shard), 6)}
 
     examiner = Examiner(model, tokenizer, ChatFormat(tokenizer), params.seed, params.max_new_tokens)
-    paths = side_paths(shard, "prompts/")
+    paths = [file.path for file in side_files(shard, "prompts/")]
     if not paths:
         raise UserError("evaluate: none of its prompt files has 'test' in its name; add one with prompts that nothing was trained on")
     rows = read_records(paths, ["id", "prompt", "answer"])[: params.max_prompts]
     prompts = [Prompt.from_row(row, f"{paths[0]}, row {number}") for number, row in enumerate(rows, start=1)]
     report["greedy"] = examiner.accuracy(prompts, 0.0, exact_answer).plain()
     report["sampled"] = examiner.accuracy(prompts, params.temperature, exact_answer).plain()
-    if paths := side_paths(shard, "preferences/"):
+    if paths := [file.path for file in side_files(shard, "preferences/")]:
         rows = read_records(paths, ["id", "prompt", "chosen", "rejected"])[: params.max_preferences]
         preferences = [Preference.from_row(row, f"{paths[0]}, row {number}") for number, row in enumerate(rows, start=1)]
         style, _ = examiner.style_and_facts(preferences, params.temperature)
@@ -52,22 +51,23 @@ def examine_shard(shard: Shard) -> ShardResult:
     return ShardResult(records={"reports": 1})
 
 
-def side_paths(shard: Shard, prefix: str, suffix: str = "") -> list[str]:
-    """Paths of the side inputs whose name begins and ends so, in order of their names."""
-    return [file.path for name, file in sorted(shard.side.items()) if name.startswith(prefix) and name.endswith(suffix)]
+def side_files(shard: Shard, prefix: str) -> tuple[File, ...]:
+    """The side inputs whose name begins so, in order of their names."""
+    return tuple(file for name, file in sorted(shard.side.items()) if name.startswith(prefix))
 
 
 def bits_per_byte(model: Transformer, end_id: int, shard: Shard) -> float:
-    """Over the held-out documents of the side inputs `corpus/validation/…` and `corpus/index/…`."""
+    """Over the held-out documents of the side inputs `corpus/validation/…`, whose tables are `corpus/index/…`."""
     import torch
 
     from trainer.loop import Place
     from trainer.tasks.language_model import Pretraining
 
-    held_out: Sequence[str] = side_paths(shard, "corpus/validation/", ".bin")
+    held_out = side_files(shard, "corpus/validation/")
     task = Pretraining(
-        train=tuple(held_out),  # is opened, but no row of it is asked for
-        validation=tuple(zip(held_out, side_paths(shard, "corpus/index/"), strict=True)),
+        train=held_out,  # is opened, but no row of it is asked for
+        validation=held_out,
+        tables=side_files(shard, "corpus/index/"),
         end_id=end_id,
         sequence_length=shard.params.sequence_length,
         rows_per_step=1,

@@ -54,10 +54,10 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     corpus, directory = ctx.inputs["corpus"], ctx.inputs["tokenizer"].directory
     tokenizer = Tokenizer.load(directory)
     config = params.model.resolved(tokenizer.vocab_size)
-    held_out = [file.path for file in corpus.select("validation") if file.path.endswith(".bin")]
     task = Pretraining(
-        train=tuple(file.path for file in corpus.select("train") if file.path.endswith(".bin")),
-        validation=tuple(zip(held_out, (file.path for file in corpus.select("index")), strict=True)),
+        train=corpus.select("train"),
+        validation=corpus.select("validation"),
+        tables=corpus.select("index"),
         end_id=tokenizer.eos_id,
         sequence_length=params.sequence_length,
         rows_per_step=params.batch_tokens // params.sequence_length,
@@ -308,7 +308,7 @@ def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
     ]
     mapped = ctx.map_shards(examine_shard, units, params, side)
     reports = {Path(file.name).stem: json.loads(Path(file.path).read_text()) for file in mapped.select("reports")}
-    for name, text in (("evaluation.json", json.dumps(reports, indent=2)), ("evaluation.md", table(reports))):
+    for name, text in (("evaluation.json", json.dumps(reports, indent=2)), ("summary.txt", table(reports))):
         Path(ctx.path(name)).write_text(text + "\n", encoding="utf-8")
         ctx.publish(name, len(reports))
     return {f"{model}_{name}": value for model, report in reports.items() for name, value in flat(report).items()}

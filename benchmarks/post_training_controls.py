@@ -1,0 +1,168 @@
+"""What preference and policy training add over their controls, on finished runs of the demo recipe (one for each seed).
+
+    python -m benchmarks.post_training_controls out/runs/seed-0 out/runs/seed-1 out/runs/seed-2
+
+DPO stands beside the same steps on the same chosen answers without the preference term. GRPO stands beside the model it began
+with, trained further in two other ways: on the SFT conversations with as many tokens (and the weights of the best validation),
+and on the right answers among as many samples, drawn from the model as it learns (rejection sampling). Prints one table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import torch
+
+from data_prep.tokenizer import Tokenizer
+from pipeline.lease import Fence
+from pipeline.progress import Progress
+from pipeline.trajectory import Trajectory
+from trainer.data.chat import ChatFormat
+from trainer.data.preferences import Preference
+from trainer.data.prompts import Prompt
+from trainer.data.records import read_records
+from trainer.engine import Optimization, TrainRun
+from trainer.evaluation import Examiner, table
+from trainer.launch import join_alone
+from trainer.loop import Outcome, Plan, Task, train
+from trainer.model.hf import load_model
+from trainer.model.transformer import Transformer
+from trainer.rollout.local import Rollout, RolloutPrompt, Sampler
+from trainer.rollout.verifiers import exact_answer
+from trainer.stages import DpoParams, EvaluateParams, GrpoParams, SftParams
+from trainer.tasks.language_model import FineTuning
+from trainer.tasks.policy import PolicyTask
+from trainer.tasks.preference import PreferenceTask
+
+Params = TypeVar("Params")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its stages' artifacts."""
+
+    directory: Path
+
+    def stage(self, name: str) -> Path:
+        return (self.directory / "stages" / name).resolve()
+
+    def params(self, name: str, kind: type[Params]) -> Params:
+        return msgspec.convert(json.loads((self.stage(name) / "spec.json").read_text())["params"], kind)
+
+    def metrics(self, name: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads((self.stage(name) / "manifest.json").read_text())["metrics"]
+        return found
+
+    def demo(self, folder: str, split: str) -> str:
+        return str(self.stage("demo") / folder / f"{split}.jsonl")
+
+
+class KeptSampler(Sampler):
+    """Right samples have advantage 1 and all others 0: the gradient is that of fine-tuning on the right ones."""
+
+    def groups(self, model: Transformer, prompts: Sequence[RolloutPrompt], indices: Sequence[int], step: int) -> list[list[Rollout]]:
+        return [[replace(r, advantage=r.reward or 0.0) for r in group] for group in super().groups(model, prompts, indices, step)]
+
+
+class RejectionSampling(PolicyTask):
+    """The same samples as GRPO would draw, of which the right ones are learned by heart."""
+
+    def start(self, place: Any, model: Transformer) -> None:
+        super().start(place, model)
+        self._sampler = KeptSampler(**vars(self._sampler))
+
+
+def trained(task: Task, plan: Plan, settings: Optimization, start: Path, home: Path) -> tuple[Transformer, Outcome]:
+    """Train the model at `start` in this process, as the stages do on their ranks."""
+    (home / "lease").mkdir(parents=True)
+    trajectory = Trajectory(str(home / "steps"), "control", Fence(str(home / "lease"), 1))
+    Path(trajectory.directory).mkdir()
+    run = TrainRun(workers=0, micro_batch=32, checkpoint_every=plan.steps)
+    progress = Progress(str(home / "events.jsonl"), "control")
+    model = load_model(start)[0]
+    outcome = train(model, task, plan, settings, run, device=torch.device("cpu"), inputs={}, trajectory=trajectory, progress=progress)
+    finished = load_model(start)[0]
+    assert outcome.weights is not None
+    finished.load_state_dict(outcome.weights)
+    return finished, outcome
+
+
+def without_preference(run: Run, home: Path) -> Transformer:
+    params = replace(run.params("dpo", DpoParams), preference_weight=0.0)
+    task = PreferenceTask(
+        (run.demo("preferences", "train"),), (run.demo("preferences", "validation"),), str(run.stage("sft")),
+        params.batch, 0.0, params.beta, params.nll_weight or 1.0, params.seed,
+    )  # fmt: skip
+    return trained(task, Plan(params.max_steps, params.validate_every), params, run.stage("sft"), home)[0]
+
+
+def rejection_sampling(run: Run, home: Path) -> Transformer:
+    params = run.params("grpo", GrpoParams)
+    task = RejectionSampling(
+        (run.demo("prompts", "train"),), str(run.stage("dpo")), params.batch, params.samples, params.temperature,
+        params.max_new_tokens, params.divide_by_std, params.clip_low, params.clip_high, 0.0, params.seed, str(home / "rollouts"),
+    )  # fmt: skip
+    return trained(task, Plan(params.max_steps, params.report_every), params, run.stage("dpo"), home)[0]
+
+
+def continued_fine_tuning(run: Run, home: Path) -> Transformer:
+    """As much arithmetic as GRPO's: a drawn token costs a forward pass, a trained one three times that."""
+    params, spent, first = run.params("sft", SftParams), run.metrics("grpo"), run.metrics("sft")
+    steps = round((spent["drawn_tokens"] / 3 + spent["tokens"]) / (first["tokens"] / first["steps"]))
+    task = FineTuning(
+        (run.demo("conversations", "train"),), (run.demo("conversations", "validation"),), str(run.stage("dpo")),
+        params.sequence_length, params.batch, params.seed + 1,
+    )  # fmt: skip
+    plan = Plan(steps, params.validate_every, keep_best="loss")
+    return trained(task, plan, replace(params, lr=run.params("grpo", GrpoParams).lr), run.stage("dpo"), home)[0]
+
+
+def measured(model: Transformer, run: Run) -> dict[str, Any]:
+    """The evaluation's shares for one more model."""
+    params = run.params("evaluate", EvaluateParams)
+    tokenizer = Tokenizer.load(run.stage("sft"))
+    examiner = Examiner(model.eval(), tokenizer, ChatFormat(tokenizer), params.seed, params.max_new_tokens)
+    asked = read_records([run.demo("prompts", "test")], ["answer"])[: params.max_prompts]
+    prompts = [Prompt.from_row(row, f"prompt {number}") for number, row in enumerate(asked)]
+    paired = read_records([run.demo("preferences", "test")], ["chosen"])[: params.max_preferences]
+    preferences = [Preference.from_row(row, f"preference {number}") for number, row in enumerate(paired)]
+    style, _ = examiner.style_and_facts(preferences, params.temperature)
+    return {
+        "greedy": examiner.accuracy(prompts, 0.0, exact_answer).plain(),
+        "sampled": examiner.accuracy(prompts, params.temperature, exact_answer).plain(),
+        "style": style.plain(),
+    }
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("runs", nargs="+", type=Path, help="folders of finished runs of the demo recipe")
+    join_alone()
+    torch.set_num_threads(1)
+    controls = {
+        "dpo, likelihood only": without_preference,
+        "dpo, then more SFT": continued_fine_tuning,
+        "dpo, then rejection sampling": rejection_sampling,
+    }
+    rows: dict[str, Mapping[str, Any]] = {}
+    for run in map(Run, arguments.parse_args().runs):
+        reports = json.loads((run.stage("evaluate") / "evaluation.json").read_text())
+        for name in ("sft", "dpo", "grpo"):
+            rows[f"{run.directory.name}: {name}"] = {**reports[name], "bits_per_byte": None}
+        for name, control in controls.items():
+            with tempfile.TemporaryDirectory() as home:
+                rows[f"{run.directory.name}: {name}"] = measured(control(run, Path(home)), run)
+        start, end = (reports[name]["sampled"]["value"] for name in ("sft", "grpo"))
+        print(f"{run.directory.name}: GRPO closes {(end - start) / (1 - start):.0%} of the gap that SFT left", flush=True)
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
