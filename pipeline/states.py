@@ -129,7 +129,7 @@ class Survey:
             return Status(node, spec, mark, "RUNNING", (Reason(f"being built by {owner}"),))
         error = self.store.error(name, mark)
         if error is not None:
-            return Status(node, spec, mark, "FAILED", (Reason(f"failed: {error['error']}"),))
+            return Status(node, spec, mark, "FAILED", (Reason(f"it failed the last time: {error['error']}"),))
         if self.store.spec(name, mark) is not None:
             return Status(node, spec, mark, "PARTIAL", (Reason("begun and not finished", remedy="goes on from what is there"),))
         return Status(node, spec, mark, "MISSING", tuple(difference(self.store, spec)))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, TextIO
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, TextIO
+
+from msgspec import Meta
 
 from pipeline.stage import Artifact, UserError
 from trainer.inference.sampling import Sampling, derive_seed
@@ -19,16 +22,21 @@ MAX_ANSWER_TOKENS = 256
 GREETING = "Type a message; /new starts over, /quit leaves."
 
 
-def chat_command(artifacts: Mapping[str, Artifact], words: Sequence[str], *, temperature: float = 0.7, top_p: float = 0.95) -> None:
+@dataclass(frozen=True)
+class ChatSettings:
+    """How answers are sampled."""
+
+    temperature: Annotated[float, Meta(ge=0, description="0: always the most probable token")] = 0.7
+    top_p: Annotated[float, Meta(gt=0, le=1, description="sample among the most probable tokens that make up this share")] = 0.95
+
+
+def chat_command(artifacts: Mapping[str, Artifact], words: Sequence[str], settings: ChatSettings) -> None:
     """Answer the question in `words` and return; without words, talk until /quit or the end of input.
 
     `artifacts` are the run's, by stage in the order of the recipe: the last one that is a model is used. Raises UserError
-    when there is none yet, or for a temperature or top_p out of range.
+    when there is none yet.
     """
-    try:
-        sampling = Sampling(float(temperature), float(top_p))
-    except ValueError as error:
-        raise UserError(f"chat: {error}") from None
+    sampling = Sampling(settings.temperature, settings.top_p)
     models = {stage: artifact for stage, artifact in artifacts.items() if is_model(artifact)}
     if not models:
         raise UserError(f"chat: no model has been built yet (built: {', '.join(artifacts) or 'nothing'}); run crawl2chat first")

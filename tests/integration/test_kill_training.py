@@ -1,0 +1,146 @@
+"""Trainings killed anywhere and run again end with the bytes of an uninterrupted run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.drive import Toy
+
+Published = dict[str, list[tuple[str, str]]]
+ALONE = [f"{stage}.run.workers=0" for stage in ("pretrain", "sft", "dpo", "grpo")]
+
+
+class Tiny(Toy):
+    """The demo at its smallest, with a Ray of its own where it needs one."""
+
+    def command(self, *arguments: str) -> list[str]:
+        command = super().command(*arguments)
+        return [part for part in command if not part.startswith(("hydra.searchpath", "source.pages"))]
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A root whose data stages are done."""
+    folder = tmp_path_factory.mktemp("prepared")
+    Tiny(folder, recipe="tiny").run("target=tokenize")
+    return folder
+
+
+def fresh(prepared: Path, folder: Path) -> Tiny:
+    shutil.copytree(prepared, folder, symlinks=True)
+    return Tiny(folder, recipe="tiny")
+
+
+def events(toy: Toy) -> int:
+    """How many progress events the trainings have written so far."""
+    path = toy.root / "runs" / "tiny" / "events.jsonl"
+    if not path.exists():
+        return 0
+    return sum(1 for line in path.read_text().splitlines() if json.loads(line)["event"] == "progress")
+
+
+def killed_after(toy: Toy, number: int, *arguments: str) -> bool:
+    """Run and SIGKILL after `number` more progress events; False where it ended before."""
+    target = events(toy) + number
+    process = toy.start(*arguments)
+    while process.poll() is None and events(toy) < target:
+        time.sleep(0.02)
+    if process.poll() is not None:
+        assert process.returncode == 0, process.communicate()[1]
+        process.communicate()
+        return False
+    process.kill()
+    process.communicate()
+    return True
+
+
+def run_with_kills(toy: Toy, kills: int, seed: int, *arguments: str) -> int:
+    """Kill the run up to `kills` times after a drawn number of progress events, then let it end; the kills it took."""
+    draw = random.Random(seed)
+    taken = 0
+    while taken < kills and killed_after(toy, draw.randint(1, 6), *arguments):
+        taken += 1
+    toy.run(*arguments)
+    return taken
+
+
+def of_training(toy: Toy, *arguments: str) -> Published:
+    published = toy.published(*arguments)
+    return {stage: published[stage] for stage in ("pretrain", "sft", "dpo", "grpo", "evaluate") if stage in published}
+
+
+def test_a_training_killed_at_some_steps_ends_with_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+    whole = fresh(prepared, tmp_path / "whole")
+    whole.run("target=pretrain", *ALONE)
+    killed = fresh(prepared, tmp_path / "killed")
+    assert run_with_kills(killed, 2, 0, "target=pretrain", *ALONE) == 2
+    assert pretrained(killed, *ALONE) == pretrained(whole, *ALONE)
+
+
+@pytest.mark.proof
+def test_twenty_kills_over_all_training_stages_leave_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+    whole = fresh(prepared, tmp_path / "whole")
+    whole.run()
+    killed = fresh(prepared, tmp_path / "killed")
+    taken = run_with_kills(killed, 20, 0)
+    print(f"{taken} kills")
+    assert taken == 20
+    assert of_training(killed) == of_training(whole)
+    killed.run("verify")
+
+
+def crash_at(toy: Toy, k: int, *arguments: str) -> bool:
+    """End the driver and the process at operation k on the trajectory's folder; False where there is none."""
+    counter, driver = toy.folder / "operations", toy.folder / "driver"
+    counter.touch()
+    process = toy.start(
+        *arguments,
+        CRAWL2CHAT_STORE_OBSERVER="tests.crash:observe",
+        CRAWL2CHAT_CRASH_COUNTER=str(counter),
+        CRAWL2CHAT_CRASH_AT=str(k),
+        CRAWL2CHAT_CRASH_DRIVER=str(driver),
+        CRAWL2CHAT_CRASH_UNDER="/trajectories/",
+    )
+    driver.write_text(str(process.pid))
+    _, error = process.communicate(timeout=300)
+    assert process.returncode in (0, -9), error
+    return process.returncode == -9
+
+
+def pretrained(toy: Toy, *arguments: str) -> dict[str, str]:
+    return {file["name"]: file["sha256"] for file in toy.manifest("pretrain", *arguments)["files"]}
+
+
+def test_a_kill_at_some_of_a_ranks_store_operations_leaves_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+    arguments = ("target=pretrain", *ALONE)
+    whole = fresh(prepared, tmp_path / "whole")
+    whole.run(*arguments)
+    for k in (2, 4):
+        toy = fresh(prepared, tmp_path / str(k))
+        assert crash_at(toy, k, *arguments), f"a training has no operation {k}"
+        toy.run(*arguments)
+        assert pretrained(toy, *ALONE) == pretrained(whole, *ALONE)
+
+
+@pytest.mark.proof
+def test_a_kill_at_every_store_operation_of_two_ranks_leaves_the_same_bytes(prepared: Path, tmp_path: Path) -> None:
+    whole = fresh(prepared, tmp_path / "whole")
+    whole.run("target=pretrain")
+    for k in itertools.count(1):
+        toy = fresh(prepared, tmp_path / str(k))
+        killed = crash_at(toy, k, "target=pretrain")
+        if killed:
+            toy.run("target=pretrain")
+        assert pretrained(toy) == pretrained(whole), f"killed at operation {k}"
+        shutil.rmtree(toy.folder)
+        if not killed:
+            break
+    print(f"{k - 1} store operations of the ranks, a kill at each: the same bytes")
+    assert k > 4
