@@ -1,0 +1,53 @@
+# make run    web pages to a chat answer, on the demo
+# make test   the tests                        make lint   style and types
+# make proof  what takes long: crash points, controls over three seeds, the kernel's overhead
+# make docs   write docs/configuration.md anew from the schemas
+# make clean  remove what make made, except out/
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+SEEDS := 0 1 2
+
+.PHONY: run test lint proof docs clean
+.NOTPARALLEL:
+
+run: .venv/.installed-run
+	$(BIN)/crawl2chat
+	$(BIN)/crawl2chat chat "What is 23+45?"
+
+test: .venv/.installed-dev
+	$(BIN)/pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+proof: .venv/.installed-dev
+	$(BIN)/pytest -m proof
+	for seed in $(SEEDS); do \
+	  $(BIN)/crawl2chat name=seed-$$seed demo.seed=$$seed pretrain.seed=$$seed sft.seed=$$seed dpo.seed=$$seed grpo.seed=$$seed || exit 1; \
+	done
+	$(BIN)/python -m benchmarks.post_training_controls $(SEEDS:%=out/runs/seed-%)
+	$(BIN)/python -m benchmarks.kernel_overhead
+
+docs: .venv/.installed-run
+	$(BIN)/python -m pipeline.reference docs/configuration.md
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './out/*' -exec rm -rf {} +
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# A stamp is newer than pyproject.toml once its installation has ended well. The dev environment can run as well.
+.venv/.installed-run: pyproject.toml | .venv/bin/python
+	@echo "installing into .venv"
+	$(BIN)/pip install --quiet -e .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml | .venv/bin/python
+	@echo "installing into .venv"
+	$(BIN)/pip install --quiet -e '.[dev]'
+	@touch .venv/.installed-run $@
