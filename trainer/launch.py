@@ -15,10 +15,12 @@ from trainer.model.hf import WEIGHTS
 
 if TYPE_CHECKING:
     from pipeline.stage import Progress
-    import ray.train
-
     from trainer.loop import Plan, Task
     from trainer.model.transformer import Transformer
+
+IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback", "ControllerMetricsCallback", "WorkerMetricsCallback")
+# what gloo and NCCL say on the ranks that are left
+PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Timed out waiting", "NCCL")
 
 
 @dataclass(frozen=True)
@@ -109,31 +111,60 @@ def join_alone() -> None:
         dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
 
-def _ray_worker(config: Mapping[str, Any]) -> None:
-    import ray.train
-
-    ray.train.report(train_rank(config["training"]))
+def _ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
+    return train_rank(config["training"])
 
 
 def _train_on_ray(training: Training, name: str) -> dict[str, Any]:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    class Trainer(TorchTrainer):
+        """Without Ray Train's helpers for datasets, metrics and placement groups: none has anything to do here, each costs
+        the start of a process, and the last holds up every end for ten seconds where Ray runs without a dashboard."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            return [callback for callback in super()._create_default_callbacks() if type(callback).__name__ not in IDLE_CALLBACKS]
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how long Ray takes to see that the ranks are done
     run = training.run
     gpu = run.gpus_per_worker > 0
     resources: dict[str, float] = {"CPU": run.cpus_per_worker, **({"GPU": run.gpus_per_worker} if gpu else {})}
     _check_resources(resources, run.workers)
-    # Ray's own snapshots are of no use here: they live and go with this launch
-    with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
-        trainer = TorchTrainer(
-            _ray_worker,
-            train_loop_config={"training": training},
-            scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=resources),
-            run_config=RunConfig(name=name, storage_path=storage, failure_config=FailureConfig(max_failures=run.restarts)),
-            torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
-        )
-        result: ray.train.Result = trainer.fit()
-        return dict(result.metrics or {})
+    failures = 0
+    while True:
+        # Ray's own snapshots are of no use here: they live and go with this launch
+        with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
+            trainer = Trainer(
+                _ray_worker,
+                train_loop_config={"training": training},
+                scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=resources),
+                run_config=RunConfig(name=f"{name}-{failures}", storage_path=storage),
+                torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+            )
+            try:
+                return dict(trainer.fit().return_value)
+            except WorkerGroupError as error:
+                training.fence.check()
+                cause = _cause(error.worker_failures)
+                if failures == run.restarts or not lost(cause):
+                    raise cause from None
+                failures += 1
+                reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+                training.progress.event("note", text=f"ranks lost ({reason:.120}); restart {failures} of {run.restarts}")
+
+
+def _cause(failures: Mapping[int, Exception]) -> Exception:
+    """The exception that stopped the ranks, as it was raised: a lost rank makes the others fail in their collectives."""
+    raised = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
+    return min(raised, key=lambda error: (not isinstance(error, UserError), lost(error)))
+
+
+def lost(error: Exception) -> bool:
+    """Whether this is the sign of a rank or node that went away, not of a mistake in data or code."""
+    from ray.exceptions import RayError
+
+    return isinstance(error, (RayError, ConnectionError)) or any(mark in str(error) for mark in PEER_LOST)
 
 
 def _check_resources(resources: Mapping[str, float], workers: int) -> None:

@@ -14,6 +14,7 @@ import torch
 import torch.distributed as dist
 
 from data_prep.token_shards import IndexRow, TokenShardWriter, write_index
+from pipeline.files import File
 from pipeline.lease import Fence
 from pipeline.progress import Progress
 from pipeline.trajectory import Trajectory
@@ -29,29 +30,29 @@ VOCABULARY, END = 61, 1
 TINY = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
 
 
-def write_shard(directory: Path, name: str, split: str, documents: int, seed: int = 0) -> tuple[str, str]:
-    """A shard of random documents that end with END, and its table; both paths. Written at the first call only."""
+def write_shard(directory: Path, name: str, split: str, documents: int, seed: int = 0) -> tuple[File, File, File]:
+    """A shard of random documents that end with END, and its table. Written at the first call only."""
     random = np.random.default_rng(seed)
     path, table = directory / split / f"{name}.bin", directory / "index" / f"{name}-{split}.parquet"
-    if table.exists():
-        return str(path), str(table)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table.parent.mkdir(parents=True, exist_ok=True)
-    rows = []
-    with TokenShardWriter(path, VOCABULARY) as writer:
-        for number in range(documents):
-            ids = [*random.integers(2, VOCABULARY, random.integers(1, 40)).tolist(), END]
-            writer.write(ids)
-            rows.append(IndexRow(f"{name}-{number}", split, len(ids), 3 * (len(ids) - 1)))
-    write_index(table, rows)
-    return str(path), str(table)
+    if not table.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.parent.mkdir(parents=True, exist_ok=True)
+        rows = []
+        with TokenShardWriter(path, VOCABULARY) as writer:
+            for number in range(documents):
+                ids = [*random.integers(2, VOCABULARY, random.integers(1, 40)).tolist(), END]
+                writer.write(ids)
+                rows.append(IndexRow(f"{name}-{number}", split, len(ids), 3 * (len(ids) - 1)))
+        write_index(table, rows)
+    index = path.with_suffix(".idx")
+    return tuple(File.of(file.relative_to(directory).as_posix(), file) for file in (path, index, table))  # type: ignore[return-value]
 
 
 def pretraining(directory: Path, kind: type[Pretraining] = Pretraining, **changes: Any) -> Pretraining:
-    train_paths = [write_shard(directory, f"part-{number}", "train", 40, seed=number)[0] for number in range(2)]
-    held_out = write_shard(directory, "part-0", "validation", 12, seed=9)
+    train_files = [file for number in range(2) for file in write_shard(directory, f"part-{number}", "train", 40, seed=number)[:2]]
+    *held_out, table = write_shard(directory, "part-0", "validation", 12, seed=9)
     values = {"end_id": END, "sequence_length": 24, "rows_per_step": 6, "validation_tokens": 200, "seed": 0}
-    return kind(train=tuple(train_paths), validation=(held_out,), **{**values, **changes})
+    return kind(train=tuple(train_files), validation=tuple(held_out), tables=(table,), **{**values, **changes})
 
 
 def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data_prep.token_shards import TokenShard, read_index
+from data_prep.token_shards import open_shards, read_index
 from data_prep.tokenizer import Tokenizer
-from pipeline.stage import UserError
+from pipeline.stage import File, UserError
 from trainer.data.chat import ChatFormat
 from trainer.data.records import read_records
 from trainer.data.sample_index import SampleIndex, Segment, document_segments, keyed_permutation, pack, padded
@@ -37,14 +37,15 @@ class NextToken:
 class Pretraining(NextToken):
     """Rows out of token shards.
 
-    train              the `.bin` files
-    validation         pairs of a `.bin` file and the table that names its documents
+    train, validation  files of the shards
+    tables             for each validation shard the table that names its documents
     rows_per_step      rows of the global batch, each of `sequence_length` tokens
     validation_tokens  documents are taken for validation, in a keyed order, until they have so many tokens
     """
 
-    train: tuple[str, ...]
-    validation: tuple[tuple[str, str], ...]
+    train: tuple[File, ...]
+    validation: tuple[File, ...]
+    tables: tuple[File, ...]
     end_id: int
     sequence_length: int
     rows_per_step: int
@@ -53,8 +54,7 @@ class Pretraining(NextToken):
 
     def start(self, place: Place, model: Transformer) -> None:
         self._place = place
-        shards = [TokenShard.open(path) for path in self.train]
-        self._index = SampleIndex(shards, end_id=self.end_id, length=self.sequence_length, seed=self.seed)
+        self._index = SampleIndex(open_shards(self.train), end_id=self.end_id, length=self.sequence_length, seed=self.seed)
         segments, text_bytes = self._held_out()
         self._validation = _batches(segments, self.sequence_length, place, text_bytes, self.end_id)
 
@@ -69,8 +69,8 @@ class Pretraining(NextToken):
 
     def _held_out(self) -> tuple[list[Segment], int]:
         """The validation documents as segments, and the bytes of their text."""
-        shards = [TokenShard.open(path) for path, _ in self.validation]
-        sizes = [row.bytes for _, table in self.validation for row in read_index(table) if row.split == "validation"]
+        shards = open_shards(self.validation)
+        sizes = [row.bytes for table in self.tables for row in read_index(table.path) if row.split == "validation"]
         documents = [(shard, number) for shard in shards for number in range(len(shard))]
         segments: list[Segment] = []
         tokens = text_bytes = 0
