@@ -1,11 +1,21 @@
 """Intervals, style, and the table of models side by side."""
 
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
 import pytest
+from assistants import save_assistant
 from hypothesis import given
 from hypothesis import strategies as st
 
+from data_prep.token_shards import IndexRow, TokenShardWriter, write_index
+from pipeline.stage import File, Shard, Unit
 from trainer.data.preferences import Preference
 from trainer.evaluation import Share, cell, has_style, table
+from trainer.examination import examine_shard
+from trainer.rollout.records import merge_records, write_records
+from trainer.stages import EvaluateParams
 
 
 @pytest.mark.parametrize(
@@ -51,3 +61,55 @@ def test_the_table_has_a_row_for_each_model_and_a_column_for_what_was_measured()
 
 def test_a_cell_without_a_measurement_is_empty():
     assert cell(None) == "" and cell(0.5) == "0.500"
+
+
+def jsonl(path: Path, rows: list[dict[str, object]]) -> File:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return File.of(path.name, str(path), len(rows))
+
+
+def examined(directory: Path, home: Path) -> dict[str, object]:
+    """The report of an untrained assistant on three prompts, two preferences and a held-out document."""
+    tokenizer = save_assistant(directory)[1]
+    asked = [[{"role": "user", "content": f"What is {number}+3?"}] for number in range(3)]
+    prompts = [{"id": str(n), "prompt": prompt, "answer": str(n + 3)} for n, prompt in enumerate(asked)]
+    pairs = [{"id": str(n), "prompt": prompt, "chosen": "The user asks.", "rejected": "no"} for n, prompt in enumerate(asked[:2])]
+    text = "What is 2+3? The user asks and the assistant says 5.\n"
+    ids = [*tokenizer.encode(text), tokenizer.eos_id]
+    for folder in ("validation", "index"):
+        (home / folder).mkdir(parents=True, exist_ok=True)
+    with TokenShardWriter(home / "validation" / "a.bin", tokenizer.vocab_size) as writer:
+        writer.write(ids)
+    write_index(home / "index" / "a.parquet", [IndexRow("doc", "validation", len(ids), len(text.encode()))])
+    side = {"prompts/test.jsonl": jsonl(home / "prompts.jsonl", prompts), "preferences/test.jsonl": jsonl(home / "pairs.jsonl", pairs)}
+    for name in ("validation/a.bin", "validation/a.idx", "index/a.parquet"):
+        side[f"corpus/{name}"] = File.of(name, str(home / name))
+    unit = Unit("sft", "digest", None, tuple(str(path) for path in directory.iterdir() if path.is_file()))
+    result = examine_shard(Shard(unit, EvaluateParams(max_new_tokens=8), side, str(home / "out")))
+    assert result.records == {"reports": 1}
+    report: dict[str, object] = json.loads((home / "out" / "reports" / "sft.json").read_text())
+    return report
+
+
+def test_a_model_is_examined_on_everything_and_twice_alike(tmp_path: Path) -> None:
+    first, second = (examined(tmp_path / f"model-{number}", tmp_path / f"home-{number}") for number in range(2))
+    assert first == second
+    assert list(first) == ["bits_per_byte", "greedy", "sampled", "facts", "style"]
+    assert first["greedy"]["n"] == first["sampled"]["n"] == 3 and first["style"]["n"] == 2
+    # an untrained model spends about log2(vocabulary) bits on a token
+    assert 1 < first["bits_per_byte"] < 9
+
+
+def test_rollout_records_become_one_table_in_order(tmp_path: Path) -> None:
+    drawn = {"ids": [7, 1], "log_probs": [-0.5, -0.1], "finished": True}
+    row = {"sample": 0, "text": "5", "answer": "5", "reward": 1.0, "advantage": 0.5, **drawn}
+    write_records(tmp_path, 1, 0, [{"step": 1, "prompt": "b", **row}, {"step": 1, "prompt": "a", **row, "reward": None}])
+    write_records(tmp_path, 0, 1, [{"step": 0, "prompt": "c", **row}])
+    (tmp_path / "step-000002.rank-0000.7.tmp").write_text('{"cut')  # what a kill leaves behind
+    assert merge_records(tmp_path, str(tmp_path / "first.parquet")) == 3
+    found = pq.read_table(tmp_path / "first.parquet").to_pylist()
+    assert [(one["step"], one["prompt"]) for one in found] == [(0, "c"), (1, "a"), (1, "b")]
+    assert [one["reward"] for one in found] == [1.0, None, 1.0] and found[0]["ids"] == [7, 1]
+    merge_records(tmp_path, str(tmp_path / "second.parquet"))
+    assert (tmp_path / "first.parquet").read_bytes() == (tmp_path / "second.parquet").read_bytes()
