@@ -141,7 +141,7 @@ def lineage(ctx: StageContext) -> Mapping[str, str]:
     made_from = {file.name: file.sha256 for file in ctx.sources}
     for role in sorted(ctx.inputs):
         artifact = ctx.inputs[role]
-        made_from |= artifact.manifest.get("lineage", {})
+        made_from |= artifact.manifest["lineage"]
         made_from[artifact.stage] = artifact.digest
     return made_from
 
