@@ -30,24 +30,31 @@ class ChatSettings:
     top_p: Annotated[float, Meta(gt=0, le=1, description="sample among the most probable tokens that make up this share")] = 0.95
 
 
+@dataclass(frozen=True)
+class ChatSettings:
+    """How answers are drawn."""
+
+    temperature: Annotated[float, Meta(ge=0, description="of sampling; 0 takes the likeliest token")] = 0.7
+    top_p: Annotated[float, Meta(gt=0, le=1, description="share of probability that may be drawn from")] = 0.95
+
+
 def chat_command(artifacts: Mapping[str, Artifact], words: Sequence[str], settings: ChatSettings) -> None:
     """Answer the question in `words` and return; without words, talk until /quit or the end of input.
 
     `artifacts` are the run's, by stage in the order of the recipe: the last one that is a model is used. Raises UserError
     when there is none yet.
     """
-    sampling = Sampling(settings.temperature, settings.top_p)
     models = {stage: artifact for stage, artifact in artifacts.items() if is_model(artifact)}
     if not models:
         raise UserError(f"chat: no model has been built yet (built: {', '.join(artifacts) or 'nothing'}); run crawl2chat first")
     stage, artifact = list(models.items())[-1]
-    assistant = Assistant.load(artifact.directory, sampling)
+    assistant = Assistant.load(artifact.directory, Sampling(settings.temperature, settings.top_p))
     if words:
         for piece in assistant.answer([{"role": "user", "content": " ".join(words)}]):
             print(piece, end="", flush=True)
         print()
     else:
-        print(f"{stage} {artifact.fingerprint[:12]}, temperature {sampling.temperature}, top_p {sampling.top_p}. {GREETING}")
+        print(f"{stage} {artifact.fingerprint[:12]}, temperature {settings.temperature}, top_p {settings.top_p}. {GREETING}")
         converse(assistant, sys.stdin, sys.stdout)
 
 
