@@ -24,14 +24,6 @@ GREETING = "Type a message; /new starts over, /quit leaves."
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """How answers are sampled."""
-
-    temperature: Annotated[float, Meta(ge=0, description="0: always the most probable token")] = 0.7
-    top_p: Annotated[float, Meta(gt=0, le=1, description="sample among the most probable tokens that make up this share")] = 0.95
-
-
-@dataclass(frozen=True)
-class ChatSettings:
     """How answers are drawn."""
 
     temperature: Annotated[float, Meta(ge=0, description="of sampling; 0 takes the likeliest token")] = 0.7
