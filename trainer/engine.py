@@ -52,7 +52,7 @@ class Optimization:
             case "constant":
                 return total
             case "wsd":
-                return total - round(total * self.decay)
+                return math.floor(total * (1 - self.decay))
             case "cosine":
                 return min(self.warmup_steps, total)
 

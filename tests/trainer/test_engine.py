@@ -1,0 +1,60 @@
+"""Learning rates, the DeepSpeed configuration, and what is refused before anything starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.stage import UserError
+from trainer.engine import Optimization, TrainRun, deepspeed_config, preflight
+
+SCHEDULES = ("constant", "cosine", "wsd")
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(0, 30), st.integers(1, 100), st.floats(0.05, 1.0))
+def test_learning_rates_rise_then_fall_and_never_leave_their_bounds(schedule: str, warmup: int, total: int, decay: float) -> None:
+    settings = Optimization(lr=0.5, schedule=schedule, warmup_steps=warmup, decay=decay, final_lr=0.1)  # type: ignore[arg-type]
+    rates = [settings.lr_at(step, total) for step in range(total)]
+    assert all(0 < rate <= 0.5 + 1e-12 for rate in rates)
+    risen = rates[:warmup]
+    assert risen == sorted(risen)
+    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    if total > warmup and schedule != "constant":
+        assert rates[-1] == pytest.approx(0.05)
+
+
+@given(st.sampled_from(SCHEDULES), st.integers(0, 20), st.integers(1, 60), st.integers(0, 60))
+def test_the_stable_steps_do_not_change_when_a_training_grows(schedule: str, warmup: int, total: int, more: int) -> None:
+    settings = Optimization(schedule=schedule, warmup_steps=warmup)  # type: ignore[arg-type]
+    stable = settings.stable_steps(total)
+    assert [settings.lr_at(step, total) for step in range(stable)] == [settings.lr_at(step, total + more) for step in range(stable)]
+
+
+def test_clipping_and_accumulation_are_always_explicit() -> None:
+    for zero in range(4):
+        config = deepspeed_config(Optimization(clip=0.0), TrainRun(zero=zero))
+        assert config["gradient_clipping"] == 0.0 and config["zero_optimization"]["stage"] == zero
+        assert config["managed_gradient_accumulation"] is False and config["checkpoint"] == {"tag_validation": "Fail"}
+        assert "bf16" not in config and "scheduler" not in config
+    half = deepspeed_config(Optimization(precision="bf16"), TrainRun())
+    assert half["bf16"] == {"enabled": True} and half["data_types"] == {"grad_accum_dtype": "fp32"}
+
+
+def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend() -> None:
+    with pytest.raises(UserError, match=r"bf16 at run\.zero=0.*set run\.zero"):
+        preflight(Optimization(precision="bf16"), TrainRun(zero=0))
+    with pytest.raises(UserError, match=r"run\.workers=1"):
+        preflight(Optimization(), TrainRun(workers=0, gpus_per_worker=1))
+    with pytest.raises(ValueError, match="betas"):
+        Optimization(betas=(0.9, 1.0))
+    preflight(Optimization(precision="bf16"), TrainRun(zero=2))
+
+
+def test_stages_and_params_load_nothing_heavy() -> None:
+    heavy = ["torch", "ray", "deepspeed", "numpy", "pyarrow", "datasets"]
+    code = f"import sys, trainer.stages; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
