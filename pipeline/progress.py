@@ -125,13 +125,21 @@ class _Bars:
 
     def __init__(self) -> None:
         from rich.console import Console as Terminal
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
+        from rich.text import Text
+
+        class Rate(ProgressColumn):
+            """Shards or steps a second."""
+
+            def render(self, task: Task) -> Text:
+                return Text(f"{task.completed / task.elapsed:,.3g}/s" if task.elapsed and task.completed else "")
 
         self._bars = Bars(
             TextColumn("{task.description:<13}"),
             BarColumn(),
             MofNCompleteColumn(),
+            Rate(),
             TimeElapsedColumn(),
             TextColumn("eta"),
             TimeRemainingColumn(),
