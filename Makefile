@@ -42,12 +42,13 @@ clean:
 	$(PYTHON) -m venv .venv
 
 # A stamp is newer than pyproject.toml once its installation has ended well. The dev environment can run as well.
+# Modules are compiled when they are first imported: most never are, and compiling all takes longer than unpacking them.
 .venv/.installed-run: pyproject.toml | .venv/bin/python
 	@echo "installing into .venv"
-	$(BIN)/pip install --quiet -e .
+	$(BIN)/pip install --quiet --no-compile -e .
 	@touch $@
 
 .venv/.installed-dev: pyproject.toml | .venv/bin/python
 	@echo "installing into .venv"
-	$(BIN)/pip install --quiet -e '.[dev]'
+	$(BIN)/pip install --quiet --no-compile -e '.[dev]'
 	@touch .venv/.installed-run $@
