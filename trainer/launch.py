@@ -67,7 +67,7 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
         join_alone()
         return train_rank(training)
     ctx.connect()
-    return _train_on_ray(training, f"{ctx.stage.name}-{ctx.fingerprint[:16]}-{ctx.fence.epoch}")
+    return train_on_ray(training, f"{ctx.stage.name}-{ctx.fingerprint[:16]}-{ctx.fence.epoch}")
 
 
 def train_rank(training: Training) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
     return train_rank(config["training"])
 
 
-def _train_on_ray(training: Training, name: str) -> dict[str, Any]:
+def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -130,7 +130,7 @@ def _train_on_ray(training: Training, name: str) -> dict[str, Any]:
     run = training.run
     gpu = run.gpus_per_worker > 0
     resources: dict[str, float] = {"CPU": run.cpus_per_worker, **({"GPU": run.gpus_per_worker} if gpu else {})}
-    _check_resources(resources, run.workers)
+    check_resources(resources, run.workers)
     failures = 0
     while True:
         # Ray's own snapshots are of no use here: they live and go with this launch
@@ -147,10 +147,15 @@ def _train_on_ray(training: Training, name: str) -> dict[str, Any]:
             except WorkerGroupError as error:
                 training.fence.check()
                 cause = _cause(error.worker_failures)
-                if failures == run.restarts or not lost(cause):
+                if not lost(cause):
                     raise cause from None
-                failures += 1
                 reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+                if failures == run.restarts:
+                    raise UserError(
+                        f"ranks were lost {failures + 1} times ({reason:.200}): see to the machine's memory and nodes, then run the same "
+                        "command, which goes on from the last checkpoint; or raise run.restarts"
+                    ) from None
+                failures += 1
                 training.progress.event("note", text=f"ranks lost ({reason:.120}); restart {failures} of {run.restarts}")
 
 
@@ -162,12 +167,11 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
 
 def lost(error: Exception) -> bool:
     """Whether this is the sign of a rank or node that went away, not of a mistake in data or code."""
-    from ray.exceptions import RayError
+    from_ray = type(error).__module__.startswith("ray.")
+    return from_ray or isinstance(error, ConnectionError) or any(mark in str(error) for mark in PEER_LOST)
 
-    return isinstance(error, (RayError, ConnectionError)) or any(mark in str(error) for mark in PEER_LOST)
 
-
-def _check_resources(resources: Mapping[str, float], workers: int) -> None:
+def check_resources(resources: Mapping[str, float], workers: int) -> None:
     """Raise UserError where the cluster can never place the ranks; Ray would wait for ever."""
     import ray
 

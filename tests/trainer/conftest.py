@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import pretraining, together, two_ranks_cases
+
+from tests.trainer.worlds import pretraining, together, two_ranks_cases
 
 
 @pytest.fixture(scope="session")
@@ -12,4 +13,5 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What rank 0 of two found; see `two_ranks_cases`."""
     directory: Path = tmp_path_factory.mktemp("two-ranks")
     pretraining(directory)  # the ranks find the shards written
-    return together(2, directory, two_ranks_cases, str(directory))[0]
+    found: dict[str, Any] = together(2, directory, two_ranks_cases, str(directory))[0]
+    return found

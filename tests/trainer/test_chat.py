@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from assistants import save_assistant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from data_prep.tokenizer import Tokenizer
 from pipeline.stage import UserError
+from tests.trainer.assistants import save_assistant
 from trainer.data.chat import ROLES, ChatFormat
 from trainer.data.records import read_records
 from trainer.data.sample_index import IGNORED

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from worlds import alone, equal, pretraining, resumed, training, trajectory
 
+from tests.trainer.worlds import alone, equal, pretraining, resumed, training, trajectory
 from trainer.engine import TrainRun
 
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=2)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch.multiprocessing.spawn import spawn
 
 from data_prep.token_shards import IndexRow, TokenShardWriter, write_index
 from pipeline.files import File
@@ -82,7 +83,7 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def together(ranks: int, directory: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Run in so many processes with a common process group; what each returned, by rank."""
-    torch.multiprocessing.spawn(_rank, (ranks, str(directory), function, arguments), nprocs=ranks)
+    spawn(_rank, (ranks, str(directory), function, arguments), nprocs=ranks)  # type: ignore[no-untyped-call]
     return [torch.load(directory / f"result-{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 

@@ -32,8 +32,8 @@ class TokenBatch:
     def of(cls, rows: Rows, device: torch.device, text_bytes: int | None = None, end_id: int = -1) -> TokenBatch:
         import torch
 
-        arrays = (rows.inputs, rows.targets, rows.documents)
-        return cls(*(torch.from_numpy(array).to(device) for array in arrays), text_bytes, end_id)
+        inputs, targets, documents = (torch.from_numpy(array).to(device) for array in (rows.inputs, rows.targets, rows.documents))
+        return cls(inputs, targets, documents, text_bytes, end_id)
 
 
 def token_counts(batch: TokenBatch) -> dict[str, float]:

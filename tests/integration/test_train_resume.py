@@ -1,0 +1,89 @@
+"""Two ranks under Ray Train: a rank that dies is replaced and leaves no trace in the weights; errors arrive as they were raised."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from pipeline.cluster import ClusterConfig, connect
+from pipeline.progress import Progress
+from pipeline.stage import UserError
+from tests.trainer.worlds import TINY, VOCABULARY, pretraining, trajectory
+from trainer.engine import Optimization, TrainRun
+from trainer.launch import NewModel, Training, check_resources, train_on_ray
+from trainer.loop import Plan
+from trainer.model.transformer import Transformer
+from trainer.objectives.language_model import TokenBatch
+from trainer.tasks.language_model import Pretraining
+
+
+@dataclass
+class DiesOnce(Pretraining):
+    """Rank 1 is killed before its sixth step, the first time it gets there."""
+
+    marker: str = ""
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        if step == 5 and self._place.rank == 1 and not Path(self.marker).exists():
+            Path(self.marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().micro_batches(step, model)
+
+
+@pytest.fixture(scope="module")
+def joined(ray_head: str) -> Iterator[None]:
+    connect(ClusterConfig(kind="existing", address=ray_head))  # before anything imports ray
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+def training(folder: Path, task: Pretraining, name: str) -> Training:
+    run = TrainRun(zero=1, micro_batch=2, checkpoint_every=2, restarts=1)
+    steps = trajectory(folder, name)
+    return Training(
+        task,
+        Plan(steps=8, validate_every=4),
+        Optimization(lr=1e-2, warmup_steps=2),
+        run,
+        NewModel(TINY.resolved(VOCABULARY), seed=1),
+        weights=str(folder / f"{name}.safetensors"),
+        inputs={},
+        trajectory=steps,
+        fence=steps.fence,
+        progress=Progress(str(folder / f"{name}.jsonl"), "test"),
+    )
+
+
+def test_a_rank_that_dies_is_replaced_and_the_weights_are_the_same_bytes(tmp_path: Path, joined: None) -> None:
+    whole = train_on_ray(training(tmp_path, pretraining(tmp_path), "whole"), "whole")
+    dying = pretraining(tmp_path, kind=DiesOnce, marker=str(tmp_path / "died"))
+    again = train_on_ray(training(tmp_path, dying, "dying"), "dying")
+    assert (tmp_path / "died").exists()
+    assert (tmp_path / "dying.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert again["history"] == whole["history"] and again["totals"] == whole["totals"] == {"tokens": 8 * 6 * 24}
+    notes = [json.loads(line) for line in (tmp_path / "dying.jsonl").read_text().splitlines()]
+    assert ["restart 1 of 1" in event["text"] for event in notes if event["event"] == "note"] == [True]
+
+
+def test_a_mistake_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(tmp_path: Path, joined: None) -> None:
+    task = pretraining(tmp_path)
+    gone = replace(task.train[0], path=str(tmp_path / "gone.bin"))
+    with pytest.raises(UserError, match=r"gone\.bin: cannot be opened"):
+        train_on_ray(training(tmp_path, replace(task, train=(gone, *task.train[1:])), "broken"), "broken")
+    assert not (tmp_path / "broken.jsonl").exists()  # no step, and no note of a restart
+
+
+def test_more_ranks_than_the_cluster_can_hold_are_refused_with_the_number_it_can(joined: None) -> None:
+    import ray
+
+    there = int(ray.cluster_resources()["CPU"])
+    with pytest.raises(UserError, match=rf"{there + 1} ranks need {there + 1} CPUs.*run\.workers={there}"):
+        check_resources({"CPU": 1.0}, there + 1)
