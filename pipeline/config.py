@@ -29,11 +29,11 @@ RESERVED = ("needs", "sources", "run", "pin")
 class Sources:
     """The user's own files, as lists of paths or patterns."""
 
-    pages: tuple[str, ...] = ()
-    blocklists: tuple[str, ...] = ()
-    conversations: tuple[str, ...] = ()
-    preferences: tuple[str, ...] = ()
-    prompts: tuple[str, ...] = ()
+    pages: Annotated[tuple[str, ...], Meta(description="WARC files, or JSONL files of texts; plain or gzip")] = ()
+    blocklists: Annotated[tuple[str, ...], Meta(description="lists of hosts whose pages are rejected")] = ()
+    conversations: Annotated[tuple[str, ...], Meta(description="JSONL files of messages, for sft")] = ()
+    preferences: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with a chosen and a rejected answer, for dpo")] = ()
+    prompts: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with the one right answer, for grpo and evaluate")] = ()
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,7 @@ def type_words(hint: Any) -> str:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         metas = [meta for meta in arguments[1:] if isinstance(meta, Meta)]
-        bounds = [f"{sign} {getattr(meta, name):,}" for meta in metas for name, sign in BOUNDS if getattr(meta, name) is not None]
+        bounds = [f"{sign} {_bound(getattr(meta, name))}" for meta in metas for name, sign in BOUNDS if getattr(meta, name) is not None]
         return ", ".join([type_words(arguments[0]), *bounds])
     if origin is Literal:
         return " · ".join(f"`{choice}`" for choice in arguments)
@@ -199,6 +199,11 @@ def type_words(hint: Any) -> str:
     if origin in (dict, Mapping):
         return "mapping"
     return {int: "integer", float: "number", str: "text", bool: "true or false"}[hint]
+
+
+def _bound(value: float) -> str:
+    power = int(value).bit_length() - 1
+    return f"2^{power}" if power > 30 and value == 2**power else f"{value:,}"
 
 
 def description(hint: Any) -> str:
