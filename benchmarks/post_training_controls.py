@@ -144,6 +144,7 @@ def measured(model: Transformer, run: Run) -> dict[str, Any]:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("runs", nargs="+", type=Path, help="folders of finished runs of the demo recipe")
+    directories: list[Path] = arguments.parse_args().runs
     join_alone()
     torch.set_num_threads(1)
     controls = {
@@ -152,7 +153,7 @@ def main() -> None:
         "dpo, then rejection sampling": rejection_sampling,
     }
     rows: dict[str, Mapping[str, Any]] = {}
-    for run in map(Run, arguments.parse_args().runs):
+    for run in map(Run, directories):
         reports = json.loads((run.stage("evaluate") / "evaluation.json").read_text())
         for name in ("sft", "dpo", "grpo"):
             rows[f"{run.directory.name}: {name}"] = {**reports[name], "bits_per_byte": None}
