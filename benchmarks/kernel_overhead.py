@@ -13,6 +13,7 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from pipeline.cluster import ClusterConfig, connect
 from pipeline.lease import acquire
@@ -45,7 +46,7 @@ def plain_tasks(folder: Path, number: int) -> float:
     remote = ray.remote(write)
     limit = max(2, 2 * int(ray.cluster_resources()["CPU"]))
     begun = time.perf_counter()
-    running = []
+    running: list[Any] = []
     for index in range(number):
         if len(running) >= limit:
             _, running = ray.wait(running, num_returns=1)

@@ -29,7 +29,7 @@ def ingest_shard(shard: Shard) -> ShardResult:
     from data_prep.ingest import ingest_file
     from data_prep.urls import OWN_BLOCKLIST, UrlFilter, read_blocklist
 
-    lists = [OWN_BLOCKLIST, *(file.path for file in shard.side.values())]
+    lists = [str(OWN_BLOCKLIST), *(file.path for file in shard.side.values())]
     urls = UrlFilter(host for path in lists for host in read_blocklist(path))
     limits = Limits(shard.params.max_tags, shard.params.max_depth)
     paths = shard.path("documents", ".parquet"), shard.path("rejects", ".parquet")
@@ -415,9 +415,7 @@ def tokenize(ctx: StageContext, params: TokenizeParams) -> Metrics:
 
     side = {file.name: file for file in ctx.inputs["tokenizer"].files if file.name in TOKENIZER_FILES}
     if not side:
-        raise UserError(
-            f"its tokenizer holds none of {', '.join(TOKENIZER_FILES)}: set tokenize.needs.tokenizer to another stage"
-        )
+        raise UserError(f"its tokenizer holds none of {', '.join(TOKENIZER_FILES)}: set tokenize.needs.tokenizer to another stage")
     mapped = ctx.map_shards(tokenize_shard, units_of(ctx.inputs["corpus"].select("documents")), params, side)
     ctx.publish_shards(mapped)
     return mapped.metrics

@@ -37,6 +37,8 @@ def parse(arguments: Sequence[str]) -> CommandLine:
     """
     rest = list(arguments)
     command = rest.pop(0) if rest and not KEY.match(rest[0]) and not rest[0].startswith("-") else "run"
+    if command == "help":
+        return CommandLine("run", (), ("--help",))
     flags: list[str] = []
     overrides: list[str] = []
     words: list[str] = []
@@ -99,7 +101,9 @@ def _compose_and_run(line: CommandLine, arguments: Sequence[str]) -> bool:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    OmegaConf.register_new_resolver("concat", lambda *lists: [item for part in lists for item in part], replace=True)
+    from pipeline.config import register_resolvers
+
+    register_resolvers()
     failed = []
 
     @hydra.main(config_path="pkg://conf", config_name="config", version_base="1.3")

@@ -117,6 +117,13 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
     return Config(settings, _ordered(nodes), values, commands)
 
 
+def register_resolvers() -> None:
+    """What the YAML files may call: `${concat:…}` joins lists."""
+    from omegaconf import OmegaConf
+
+    OmegaConf.register_new_resolver("concat", lambda *lists: [item for part in lists for item in part], replace=True)
+
+
 def settings_type(command: Callable[..., Any]) -> type:
     """The dataclass of a command's third argument."""
     kind: type = list(typing.get_type_hints(command).values())[2]

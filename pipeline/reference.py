@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pipeline.config import Config, Node, Settings, dataclass_of, imported, load, settings_type
+from pipeline.config import Config, Node, Settings, dataclass_of, imported, load, register_resolvers, settings_type
 
 HIDDEN = ("command", "recipe_name", "sweep_job", "source", "cluster", "model", "stages", "commands")
 BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
@@ -60,7 +60,7 @@ def composed(recipe: str, *overrides: str) -> tuple[dict[str, Any], dict[str, An
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
-    OmegaConf.register_new_resolver("concat", lambda *lists: [item for part in lists for item in part], replace=True)
+    register_resolvers()
     with initialize_config_module("conf", version_base="1.3"):
         config = compose("config", [f"recipe={recipe}", *overrides])
     resolved: Any = OmegaConf.to_container(config, resolve=True)

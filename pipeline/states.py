@@ -212,16 +212,15 @@ def _require_upstream(survey: Survey, order: Sequence[str]) -> None:
 
 
 def difference(store: Store, spec: Mapping[str, Any]) -> list[Reason]:
-    """The exact difference from the nearest published artifact of the same stage; one reason where there is none."""
-    best: list[Reason] | None = None
+    """The exact difference from the nearest published artifact of the same stage (of equally near ones, the youngest)."""
+    found = []
     for mark in store.fingerprints(spec["stage"]):
-        other = store.spec(spec["stage"], mark)
-        if other is None or store.manifest(spec["stage"], mark) is None:
-            continue
-        changes = list(_changes(other, spec))
-        if best is None or len(changes) < len(best):
-            best = changes
-    return best if best is not None else [Reason("never built")]
+        other, manifest = store.spec(spec["stage"], mark), store.manifest(spec["stage"], mark)
+        if other is not None and manifest is not None:
+            found.append((list(_changes(other, spec)), manifest["started"]))
+    fewest = min((len(changes) for changes, _ in found), default=0)
+    nearest = [(started, changes) for changes, started in found if len(changes) == fewest]
+    return max(nearest, key=lambda pair: pair[0])[1] if nearest else [Reason("never built")]
 
 
 def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Reason]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+from pathlib import Path
 
 
 def observe(operation: str, path: str) -> None:
@@ -24,7 +25,7 @@ def observe(operation: str, path: str) -> None:
         with open(counter.name, "rb") as reader:
             number = sum(1 for _ in reader)
         if number == int(os.environ["CRAWL2CHAT_CRASH_AT"]):
-            driver = int(open(os.environ["CRAWL2CHAT_CRASH_DRIVER"]).read())
+            driver = int(Path(os.environ["CRAWL2CHAT_CRASH_DRIVER"]).read_text())
             if driver != os.getpid():
                 os.kill(driver, signal.SIGKILL)
             os.kill(os.getpid(), signal.SIGKILL)

@@ -75,9 +75,7 @@ class Examiner:
         texts = tuple(self.tokenizer.decode(completion.text_ids()) for completion in completions)
         return Answers(texts, tuple(completion.finished for completion in completions))
 
-    def accuracy(
-        self, prompts: Sequence[Prompt], temperature: float, verify: Callable[[str, str, bool], float | None]
-    ) -> Share:
+    def accuracy(self, prompts: Sequence[Prompt], temperature: float, verify: Callable[[str, str, bool], float | None]) -> Share:
         """Pass@1: the share of prompts whose one answer is right; an answer that was cut off is wrong."""
         answers = self.ask([prompt.messages for prompt in prompts], temperature)
         rewards = [verify(*row) for row in zip(answers.texts, (prompt.answer for prompt in prompts), answers.finished, strict=True)]

@@ -37,8 +37,8 @@ class DiesOnce(Pretraining):
 
 
 @pytest.fixture(scope="module")
-def joined(ray_head: str) -> Iterator[None]:
-    connect(ClusterConfig(kind="existing", address=ray_head))  # before anything imports ray
+def own_ray() -> Iterator[None]:
+    connect(ClusterConfig(cpus=2))
     yield
     import ray
 
@@ -62,7 +62,7 @@ def training(folder: Path, task: Pretraining, name: str) -> Training:
     )
 
 
-def test_a_rank_that_dies_is_replaced_and_the_weights_are_the_same_bytes(tmp_path: Path, joined: None) -> None:
+def test_a_rank_that_dies_is_replaced_and_the_weights_are_the_same_bytes(tmp_path: Path, own_ray: None) -> None:
     whole = train_on_ray(training(tmp_path, pretraining(tmp_path), "whole"), "whole")
     dying = pretraining(tmp_path, kind=DiesOnce, marker=str(tmp_path / "died"))
     again = train_on_ray(training(tmp_path, dying, "dying"), "dying")
@@ -73,7 +73,7 @@ def test_a_rank_that_dies_is_replaced_and_the_weights_are_the_same_bytes(tmp_pat
     assert ["restart 1 of 1" in event["text"] for event in notes if event["event"] == "note"] == [True]
 
 
-def test_a_mistake_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(tmp_path: Path, joined: None) -> None:
+def test_a_mistake_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(tmp_path: Path, own_ray: None) -> None:
     task = pretraining(tmp_path)
     gone = replace(task.train[0], path=str(tmp_path / "gone.bin"))
     with pytest.raises(UserError, match=r"gone\.bin: cannot be opened"):
@@ -81,7 +81,7 @@ def test_a_mistake_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(tmp
     assert not (tmp_path / "broken.jsonl").exists()  # no step, and no note of a restart
 
 
-def test_more_ranks_than_the_cluster_can_hold_are_refused_with_the_number_it_can(joined: None) -> None:
+def test_more_ranks_than_the_cluster_can_hold_are_refused_with_the_number_it_can(own_ray: None) -> None:
     import ray
 
     there = int(ray.cluster_resources()["CPU"])

@@ -51,7 +51,7 @@ def test_a_newer_epoch_closes_the_older_fence(tmp_path: Path) -> None:
 
 
 def test_a_dead_owner_of_this_host_is_replaced_at_once(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from pipeline.lease import acquire; acquire(Path(sys.argv[1])); print('held', flush=True); input()"
+    code = "import sys, pathlib, pipeline.lease as l; l.acquire(pathlib.Path(sys.argv[1])); print('held', flush=True); input()"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     assert holder(tmp_path) is not None

@@ -28,7 +28,7 @@ def test_one_rank_resumes_bit_for_bit_whenever_it_failed(tmp_path: Path, fails_a
 
 
 def test_best_weights_survive_a_crash_after_them(tmp_path: Path) -> None:
-    plan = {"steps": 8, "validate_every": 1, "keep_best": "loss"}
+    plan: dict[str, Any] = {"steps": 8, "validate_every": 1, "keep_best": "loss"}
     whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole", **plan))
     assert equal(whole, alone(lambda: resumed(tmp_path, RUN, "cut", 7, **plan)))
 

@@ -66,7 +66,7 @@ def test_the_best_weights_are_kept_and_training_stops_when_nothing_improves(tmp_
     settings = Optimization(lr=1.0, schedule="constant", warmup_steps=4, clip=0)  # better at first, then ruined
     run = TrainRun(workers=1, zero=1, checkpoint_every=1)
     task = pretraining(tmp_path)
-    plan = {"steps": 30, "validate_every": 1, "keep_best": "loss", "patience": 3}
+    plan: dict[str, Any] = {"steps": 30, "validate_every": 1, "keep_best": "loss", "patience": 3}
     outcome = alone(lambda: training(tmp_path, task, run, settings=settings, **plan))
     validations = {entry["step"]: entry["validation"]["loss"] for entry in outcome.state.history if entry["step"]}
     best = min(validations, key=lambda step: validations[step])
@@ -89,7 +89,7 @@ def test_a_longer_training_continues_where_learning_rates_coincide(tmp_path: Pat
     assert all(torch.equal(grown.weights[name], fresh.weights[name]) for name in fresh.weights)
 
 
-def test_a_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = Optimization(lr=1.0, schedule="constant", warmup_steps=0, clip=0)
     task = pretraining(tmp_path)
     original = task.terms
@@ -98,6 +98,6 @@ def test_a_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path)
         terms = original(model, batch)
         return {name: type(term)(term.numerator * float("nan"), term.denominator, term.weight) for name, term in terms.items()}
 
-    task.terms = broken
+    monkeypatch.setattr(task, "terms", broken)
     with pytest.raises(UserError, match=r"step 1: loss is nan.*lower lr"):
         alone(lambda: training(tmp_path, task, ONE, settings=settings))

@@ -83,7 +83,7 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def together(ranks: int, directory: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Run in so many processes with a common process group; what each returned, by rank."""
-    spawn(_rank, (ranks, str(directory), function, arguments), nprocs=ranks)  # type: ignore[no-untyped-call]
+    spawn(_rank, (ranks, str(directory), function, arguments), nprocs=ranks)
     return [torch.load(directory / f"result-{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
