@@ -151,6 +151,7 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
         str(store.trajectory(node.stage.name, trajectory_key(status.spec or {}, node.stage.extendable))),
         str(status.fingerprint)[:16],
         fence,
+        alone=node.name in config.settings.force,
     )
     trajectory.sweep()
     return StageContext(

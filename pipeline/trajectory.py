@@ -29,12 +29,13 @@ class Checkpoint:
 class Trajectory:
     """Picklable. The checkpoints of one training: every driver reads them all and writes under its own name.
 
-    `directory` holds `step-<N>.<fingerprint>.<epoch>/…  COMPLETE`, the latter listing every file with its sha256.
+    With `alone`, a driver reads only what it has written itself: a forced training begins anew. `directory` holds `step-<N>.<fingerprint>.<epoch>/…  COMPLETE`, the latter listing every file with its sha256.
     """
 
     directory: str
     fingerprint: str
     fence: Fence
+    alone: bool = False
 
     def latest(self, accept: Callable[[Checkpoint], bool] = lambda checkpoint: True) -> Checkpoint | None:
         """The newest complete checkpoint that `accept` takes and whose files all have their hash, or None."""
@@ -47,7 +48,8 @@ class Trajectory:
         """Every checkpoint that has its COMPLETE record, newest step first; files not yet verified."""
         found = []
         for name in storage.names(self.directory):
-            record = storage.read(Path(self.directory, name, "COMPLETE")) if name.startswith("step-") else None
+            readable = name.startswith("step-") and (not self.alone or name.endswith(f".{self.fingerprint}.{self.fence.epoch}"))
+            record = storage.read(Path(self.directory, name, "COMPLETE")) if readable else None
             if record is not None:
                 step, fingerprint, epoch = name[5:].split(".")
                 found.append((int(step), int(epoch), fingerprint, name, record))

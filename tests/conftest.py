@@ -34,7 +34,7 @@ def ray_head() -> Iterator[str]:
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=8"]
     command += ["--include-dashboard=false", "--object-store-memory=250000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "RAY_DISABLE_IMPORT_WARNING": "1"}
-    head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)
     assert head.stdout is not None
     for line in head.stdout:
         if "Ray runtime started" in line:
@@ -43,4 +43,8 @@ def ray_head() -> Iterator[str]:
         pytest.fail("the Ray head did not start")
     yield f"127.0.0.1:{port}"
     head.send_signal(signal.SIGTERM)
-    head.wait(timeout=30)
+    try:
+        head.wait(timeout=10)
+    except subprocess.TimeoutExpired:  # actors of trainings hold it up
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()

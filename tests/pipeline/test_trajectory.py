@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -78,3 +78,12 @@ def test_a_sweep_removes_what_older_epochs_left_unfinished_and_no_more(tmp_path:
     newer = trajectory(tmp_path, epoch=2)
     newer.sweep()
     assert complete.exists() and other.exists() and not cut.exists()
+
+
+def test_a_forced_training_sees_no_checkpoint_but_its_own(tmp_path: Path) -> None:
+    save(trajectory(tmp_path, epoch=1), 5)
+    forced = replace(trajectory(tmp_path, epoch=2), alone=True)
+    assert forced.latest() is None
+    save(forced, 3)
+    found = forced.latest()
+    assert found is not None and found.step == 3
