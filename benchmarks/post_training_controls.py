@@ -54,7 +54,7 @@ class Run:
         return (self.directory / "stages" / name).resolve()
 
     def params(self, name: str, kind: type[Params]) -> Params:
-        return msgspec.convert(json.loads((self.stage(name) / "spec.json").read_text())["params"], kind)
+        return msgspec.convert(json.loads((self.stage(name) / "manifest.json").read_text())["params"], kind)
 
     def metrics(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = json.loads((self.stage(name) / "manifest.json").read_text())["metrics"]
