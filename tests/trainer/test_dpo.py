@@ -88,7 +88,8 @@ def preference_training(directory: Path, name: str, run: TrainRun, **changes: fl
     join_alone()
     return train(
         model, task, Plan(steps=8, validate_every=4), Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), run,
-        device=torch.device("cpu"), inputs={}, trajectory=trajectory(directory, name), progress=Progress(str(directory / "events.jsonl"), "test"),
+        device=torch.device("cpu"), inputs={}, trajectory=trajectory(directory, name),
+        progress=Progress(str(directory / "events.jsonl"), "test"),
     )  # fmt: skip
 
 

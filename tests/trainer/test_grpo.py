@@ -130,7 +130,8 @@ def policy_training(directory: str, name: str, run: TrainRun, **changes: Any) ->
     (home / name).mkdir(exist_ok=True)
     return train(
         load_model(home)[0], task, Plan(steps=4, validate_every=2), SETTINGS, run,
-        device=torch.device("cpu"), inputs={}, trajectory=trajectory(home / name, "one"), progress=Progress(str(home / name / "events"), "test"),
+        device=torch.device("cpu"), inputs={}, trajectory=trajectory(home / name, "one"),
+        progress=Progress(str(home / name / "events"), "test"),
     )  # fmt: skip
 
 
