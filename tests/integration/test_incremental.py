@@ -19,7 +19,7 @@ class Web(Toy):
 
     def command(self, *arguments: str) -> list[str]:
         command = [part for part in super().command(*arguments) if not part.startswith("hydra.searchpath")]
-        command[4:4] = ["tokenizer.vocab_size=420", "tokenize.validation_fraction=0.1"]  # what is said later counts
+        command[4:4] = ["target=tokenize", "tokenizer.vocab_size=420", "tokenize.validation_fraction=0.1"]  # what is said later counts
         return [part.replace("*.txt]", "*.warc.gz]") for part in command]
 
     def shards(self, stage: str, *arguments: str) -> dict[str, int]:
