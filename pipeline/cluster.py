@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,16 @@ def connect(cluster: ClusterConfig) -> None:
 
     if ray.is_initialized():
         return
+    terminated = signal.getsignal(signal.SIGTERM)
+    try:
+        _initialize(cluster, token)
+    finally:
+        signal.signal(signal.SIGTERM, terminated)  # Ray puts one of its own in its place
+
+
+def _initialize(cluster: ClusterConfig, token: Path) -> None:
+    import ray
+
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     if cluster.kind == "existing":
         _join(cluster.address, environment)

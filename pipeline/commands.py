@@ -12,9 +12,9 @@ from pipeline import storage
 from pipeline.config import Config, imported
 from pipeline.errors import UserError
 from pipeline.files import File
-from pipeline.lease import holder
+from pipeline.lease import holder, living
 from pipeline.progress import describe
-from pipeline.runs import Run, last_events, planned
+from pipeline.runs import Run, last_events, used
 from pipeline.states import Survey, row, to_build
 from pipeline.store import Artifact, Store
 
@@ -92,8 +92,8 @@ def ls(config: Config) -> None:
     """Every artifact of the store, the runs that use it, and its size."""
     store = Store(config.root)
     users: dict[str, set[str]] = {}
-    for run, entry in planned(config.root):
-        users.setdefault(entry["fingerprint"], set()).add(run)
+    for run, _, mark in used(config.root):
+        users.setdefault(mark, set()).add(run)
     rows: list[dict[str, Any]] = []
     for stage in store.stages():
         for mark in store.fingerprints(stage):
@@ -171,11 +171,10 @@ def outside(config: Config, words: Sequence[str]) -> None:
 def gc(config: Config) -> None:
     """List (with apply=true remove) what no run uses: artifacts, shards, checkpoints, and what cut processes left."""
     store = Store(config.root)
-    alive = [
-        f"{stage} {mark[:12]}" for stage in store.stages() for mark in store.fingerprints(stage) if holder(store.directory(stage, mark))
-    ]
-    if alive and config.settings.apply:
-        raise UserError(f"gc: {alive[0]} is being built; wait for it or stop it, then run gc again")
+    if config.settings.apply:
+        alive = living([store.directory(stage, mark) for stage in store.stages() for mark in store.fingerprints(stage)])
+        if alive:
+            raise UserError(f"gc: {alive[0]} is being built by {holder(alive[0])}; wait for it or stop it, then run gc again")
     garbage = list(_garbage(config.root, store))
     total = 0
     for path in garbage:
@@ -190,16 +189,17 @@ def gc(config: Config) -> None:
 
 
 def _garbage(root: Path, store: Store) -> list[Path]:
-    """Marked from the runs' plans. A stage that a run has begun and not finished keeps its whole pool."""
-    used = {(entry["kind"], entry["fingerprint"]) for _, entry in planned(root)}
+    """Marked from what the runs plan and show. A stage that a run has begun and not finished keeps its whole pool."""
+    marked = {(stage, mark) for _, stage, mark in used(root)}
     found: list[Path] = []
     for stage in store.stages():
+        found += store.stage_directory(stage).glob(".*")
         shards: set[str] = set()
         trajectories: set[str] = set()
         unfinished = False
         for mark in store.fingerprints(stage):
             directory = store.directory(stage, mark)
-            if (stage, mark) not in used:
+            if (stage, mark) not in marked:
                 found.append(directory)
                 continue
             manifest = store.manifest(stage, mark)
@@ -209,7 +209,7 @@ def _garbage(root: Path, store: Store) -> list[Path]:
             trajectories.add(manifest["trajectory"])
             shards |= {file["path"] for file in manifest["files"]}
             current = Path(manifest["directory"]).name
-            found += [directory / name for name in storage.names(directory) if name.startswith("files-") and name != current]
+            found += [directory / name for name in storage.names(directory) if name.startswith(("files-", ".")) and name != current]
         if unfinished:
             continue
         pool = store.pool(stage)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import os
 import re
+import tempfile
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -18,7 +20,7 @@ from msgspec import Meta
 
 from pipeline.cluster import ClusterConfig
 from pipeline.errors import UserError
-from pipeline.identity import plain
+from pipeline.identity import canonical, plain
 from pipeline.stage import Stage
 
 GROUPS = ("recipe", "stage", "model", "source", "cluster")
@@ -91,11 +93,12 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
 
     UserError in one line: the key, what is wrong, what is allowed or was meant.
     """
-    stages = values.get("stages") or {}
-    command_names = values.get("commands") or {}
     own = {f.name for f in dataclasses.fields(Settings)}
-    _require_known("", values, [*own, *stages, *command_names])
     settings = typed(Settings, {key: value for key, value in values.items() if key in own}, "")
+    if settings.name is not None and ("/" in settings.name or settings.name.startswith(".")):
+        raise UserError(f"name={settings.name}: a run is one folder under {settings.root}/runs; use no slash and no dot at its begin")
+    stages, command_names = settings.stages, settings.commands
+    _require_known("", values, [*own, *stages, *command_names])
     if settings.cluster.kind != "local" and not Path(settings.root).expanduser().is_absolute():
         raise UserError(
             f"root={settings.root}: a relative folder is another one on every node; give an absolute path that all of them share"
@@ -118,9 +121,10 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
 
 
 def register_resolvers() -> None:
-    """What the YAML files may call: `${concat:…}` joins lists."""
+    """What the YAML files may call: `${concat:…}` joins lists, `${scratch:…}` is a temporary folder of this user's own."""
     from omegaconf import OmegaConf
 
+    OmegaConf.register_new_resolver("scratch", lambda name: f"{tempfile.gettempdir()}/{name}-{os.getuid()}", replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [item for part in lists for item in part], replace=True)
 
 
@@ -134,22 +138,21 @@ def _node(name: str, dotted: str, values: Mapping[str, Any], raw: Mapping[str, A
     found = imported(dotted, f"stages.{name}")
     if not isinstance(found, Stage):
         raise UserError(f"stages.{name}={dotted}: this is no stage; it must be a function declared with @stage")
-    if not isinstance(values, Mapping):
-        raise UserError(f"{name}={values!r}: a stage's settings are a mapping; set single values with {name}.<key>=…")
+    _require_mapping(values, name)
     params = typed(found.params, {key: value for key, value in values.items() if key not in RESERVED}, name, RESERVED)
+    _require_finite(params, name)
     run = typed(found.run, values.get("run") or {}, f"{name}.run")
-    needs = {role: upstream for role, upstream in (values.get("needs") or {}).items() if upstream is not None}
-    sources = None if values.get("sources") is None else typed(_SourceList, {"sources": values["sources"]}, name).sources
+    wiring = typed(_Wiring, {key: values[key] for key in ("needs", "sources", "pin") if values.get(key) is not None}, name)
+    needs = {role: upstream for role, upstream in wiring.needs.items() if upstream is not None}
     origin = re.search(r"\$\{(source\.\w+)\}", str(raw.get("sources")))
-    pin = values.get("pin")
-    if pin is not None and not isinstance(pin, str):
-        raise UserError(f"{name}.pin={pin!r}: a fingerprint or its first characters, quoted, is expected")
-    return Node(name, found, params, run, needs, sources, origin[1] if origin else f"{name}.sources", pin)
+    return Node(name, found, params, run, needs, wiring.sources, origin[1] if origin else f"{name}.sources", wiring.pin)
 
 
 @dataclass(frozen=True)
-class _SourceList:
-    sources: tuple[str, ...]
+class _Wiring:
+    needs: Annotated[dict[str, str | None], Meta(description="role: stage")] = field(default_factory=dict)
+    sources: tuple[str, ...] | None = None
+    pin: Annotated[str | None, Meta(description="a fingerprint or its first characters, quoted")] = None
 
 
 def imported(dotted: str, key: str) -> Any:
@@ -162,7 +165,7 @@ def imported(dotted: str, key: str) -> Any:
 
 def typed(kind: type, values: Any, where: str, also: Iterable[str] = ()) -> Any:
     """`values` as an instance of the dataclass `kind`, ranges checked, defaults too, numbers in the declared type."""
-    values = values if isinstance(values, Mapping) else {}
+    _require_mapping(values, where)
     _require_known_deep(kind, values, where, also)
     try:
         once: Any = msgspec.convert(values, kind)
@@ -226,6 +229,18 @@ def _at(values: Any, path: str) -> Any:
         else:
             return None
     return values
+
+
+def _require_mapping(values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise UserError(f"{where}={values!r}: the settings of {where} are a mapping; set single values with {where}.<key>=…")
+
+
+def _require_finite(params: Any, where: str) -> None:
+    try:
+        canonical(plain(params))
+    except TypeError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _require_known_deep(kind: type, values: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> None:

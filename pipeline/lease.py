@@ -7,12 +7,13 @@ or when its counter has stood still for `LEASE_S` on the observer's own monotoni
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -98,8 +99,10 @@ def newest_epoch(directory: str | Path) -> int:
 
 
 def read_owner(directory: str | Path, epoch: int) -> Owner | None:
-    data = storage.read(Path(directory, f"lease-{epoch}.json"))
-    return Owner(**json.loads(data)) if data else None
+    """Whose lease this is; None where its file is gone or damaged: then nobody can hold it."""
+    with contextlib.suppress(ValueError, TypeError):
+        return Owner(**json.loads(storage.read(Path(directory, f"lease-{epoch}.json")) or b"null"))
+    return None
 
 
 def holder(directory: str | Path) -> Owner | None:
@@ -107,6 +110,18 @@ def holder(directory: str | Path) -> Owner | None:
     epoch = newest_epoch(directory)
     owner = read_owner(directory, epoch) if epoch else None
     return None if owner is None or owner.dead or _beat(directory, epoch) == "released" else owner
+
+
+def living(directories: Sequence[Path]) -> list[Path]:
+    """Those that are held, for sure: an owner that is not of this boot has to show a beat within the lease time."""
+    held = {directory: (owner, _beat(directory, newest_epoch(directory))) for directory in directories if (owner := holder(directory))}
+    if any(owner.place != _place() for owner, _ in held.values()):
+        time.sleep(LEASE_S)
+    return [
+        directory
+        for directory, (owner, beat) in held.items()
+        if owner.place == _place() or _beat(directory, newest_epoch(directory)) not in (beat, "released")
+    ]
 
 
 def _beat(directory: str | Path, epoch: int) -> str:
@@ -131,10 +146,11 @@ class Lease:
             self._stop.wait(LEASE_S / 6)
 
     def _write(self, text: str) -> None:
-        # No flush to disk and no crash point: a lost beat only delays a takeover.
+        # No flush to disk, no crash point, and a full disk is no end: a lost beat only moves a takeover.
         temporary = self.directory / f".beat-{self.epoch}.tmp"
-        temporary.write_text(text)
-        os.replace(temporary, self.directory / f"beat-{self.epoch}.json")
+        with contextlib.suppress(OSError):
+            temporary.write_text(text)
+            os.replace(temporary, self.directory / f"beat-{self.epoch}.json")
 
     def release(self) -> None:
         self._stop.set()

@@ -76,7 +76,18 @@ def _complete_lines(stream: Any) -> Iterator[dict[str, Any]]:
         if not line.endswith("\n"):
             stream.seek(position)
             return
-        yield json.loads(line)
+        event = parsed(line)
+        if event is not None:
+            yield event
+
+
+def parsed(line: str | bytes) -> dict[str, Any] | None:
+    """The event of one line; None for a line that a full disk cut."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return None
+    return event if isinstance(event, dict) else None
 
 
 def describe(event: dict[str, Any]) -> str:

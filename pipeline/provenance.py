@@ -66,10 +66,11 @@ def package_versions() -> dict[str, str]:
 
 @cache
 def _commit() -> str | None:
+    checkout = Path(__file__).parents[1]
+    if not (checkout / ".git").exists():  # installed from a wheel, maybe inside someone else's repository
+        return None
     try:
-        result = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
-        )
+        result = subprocess.run(["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout.strip() or None

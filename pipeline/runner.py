@@ -14,12 +14,13 @@ from typing import Any
 
 from pipeline import storage
 from pipeline.config import Config, Node
-from pipeline.errors import UserError
+from pipeline.errors import UserError, mendable
 from pipeline.identity import digest, plain
 from pipeline.lease import Fence, Lease, LeaseLost, acquire
 from pipeline.progress import Console, Progress
 from pipeline.provenance import provenance
 from pipeline.runs import Run
+from pipeline.sources import require_unchanged
 from pipeline.stage import Counts, StageContext
 from pipeline.states import Status, Survey, to_build
 from pipeline.store import Artifact, Store
@@ -42,19 +43,27 @@ def run(config: Config, overrides: Sequence[str]) -> Survey:
     current = Run.of(config)
     current.begin(survey, overrides)
     with Console(current.events):
-        for name in order:
+        for name in config.nodes:
+            if name not in order and not (order and _made_stale(survey, name)):
+                continue
             node = config.nodes[name]
             survey.refresh(name)
             progress = Progress(str(current.events), name)
             try:
                 _build(survey, node, progress)
             except Exception as error:
-                progress.event("failed", text=f"failed: {first_line(error)}")
-                bug = None if isinstance(error, UserError) else traceback.format_exc()
+                with contextlib.suppress(OSError):  # a full disk must not hide the error that is being reported
+                    progress.event("failed", text=f"failed: {first_line(error)}")
+                bug = traceback.format_exc() if mendable(error) is None else None
                 raise StageFailed(f"{name}: {first_line(error)}", bug) from error
             survey.refresh(name)
     current.finish(survey)
     return survey
+
+
+def _made_stale(survey: Survey, name: str) -> bool:
+    """Whether a stage that was done is to be built again, since this run gave it other bytes to read."""
+    return name in survey.closure and not survey.config.settings.only and survey.refresh(name).state == "STALE"
 
 
 def closing_words(survey: Survey) -> str:
@@ -70,8 +79,9 @@ def closing_words(survey: Survey) -> str:
 
 
 def first_line(error: BaseException) -> str:
+    """What went wrong in one line."""
     text = str(error).strip() or type(error).__name__
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text.splitlines()[0]}"
+    return mendable(error) or f"{type(error).__name__}: {text.splitlines()[0]}"
 
 
 def _build(survey: Survey, node: Node, progress: Progress) -> None:
@@ -99,6 +109,7 @@ def _build_leased(survey: Survey, node: Node, status: Status, lease: Lease, prog
     ctx = _context(survey, node, status, lease.fence, progress)
     try:
         metrics = node.stage(ctx, node.params)
+        require_unchanged(ctx.stamps)
         _require_conservation(node, ctx)
     except LeaseLost:
         raise
@@ -142,6 +153,8 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
         raise UserError(f"{own}: exists although this epoch is new; remove it")
     own.mkdir(parents=True)
 
+    forced = node.name in config.settings.force
+
     def connect() -> None:
         from pipeline.cluster import connect as connect_ray
 
@@ -151,7 +164,7 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
         str(store.trajectory(node.stage.name, trajectory_key(status.spec or {}, node.stage.extendable))),
         str(status.fingerprint)[:16],
         fence,
-        alone=node.name in config.settings.force,
+        alone=forced,
     )
     trajectory.sweep()
     return StageContext(
@@ -159,6 +172,8 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
         fingerprint=str(status.fingerprint),
         inputs=inputs,
         sources=survey.sources(node) or (),
+        stamps=survey.stamps(node),
+        forced=forced,
         run=node.run,
         directory=str(own),
         pool=store.pool(node.stage.name),
@@ -224,10 +239,10 @@ def _summary(ctx: StageContext, metrics: Mapping[str, Any]) -> dict[str, Any]:
 def _record_error(directory: Path, error: Exception) -> None:
     facts = {
         "error": first_line(error),
-        "traceback": None if isinstance(error, UserError) else traceback.format_exc(),
+        "traceback": traceback.format_exc() if mendable(error) is None else None,
         "failures": list(getattr(error, "failures", [])),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "pid": os.getpid(),
     }
-    with contextlib.suppress(OSError):  # a full disk must not hide the error that is being reported
+    with contextlib.suppress(OSError):
         storage.put(directory / "error.json", json.dumps(facts, indent=1, ensure_ascii=False).encode())

@@ -5,17 +5,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import storage
 from pipeline.config import Config
+from pipeline.errors import UserError
 from pipeline.identity import digest
+from pipeline.progress import parsed
 from pipeline.states import Status, Survey
 from pipeline.store import Artifact, Store
 
@@ -29,7 +32,7 @@ class Run:
     @classmethod
     def of(cls, config: Config) -> Run:
         settings = config.settings
-        name = settings.name or settings.recipe_name
+        name = settings.name or settings.recipe_name.replace("/", "-")  # a folder right under runs/, where gc looks
         if settings.sweep_job and settings.name is None:
             name += "-" + digest(settings.sweep_job)[:8]
         return cls(config.root / "runs" / name)
@@ -81,24 +84,42 @@ class Run:
         fresh.mkdir(parents=True, exist_ok=True)
         (fresh / ".digest").write_text(artifact.digest)
         (fresh / "manifest.json").symlink_to(os.path.relpath(manifest, view))
-        shutil.rmtree(view, ignore_errors=True)
-        os.replace(fresh, view)
+        replace_folder(fresh, view)
 
 
-def planned(root: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """(run, stage entry) of every run's plan."""
+def used(root: Path) -> Iterator[tuple[str, str, str]]:
+    """(run, stage, fingerprint) of all that a run plans, or shows from an earlier plan of the same name."""
     for name in storage.names(root / "runs"):
-        data = storage.read(root / "runs" / name / "plan.json")
-        for entry in json.loads(data) if data else []:
-            yield name, entry
+        path = root / "runs" / name / "plan.json"
+        try:
+            for entry in json.loads(storage.read(path) or b"[]"):
+                yield name, entry["kind"], entry["fingerprint"]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: damaged; run the command of this run again, which writes it anew") from None
+        for marker in (root / "runs" / name / "stages").glob("*/manifest.json"):
+            artifact = marker.resolve().parent
+            yield name, artifact.parent.name, artifact.name
+
+
+def replace_folder(fresh: Path, folder: Path) -> None:
+    """Put a folder in the place of another; of two that do so at once, the later stays."""
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            os.replace(fresh, folder)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
 
 
 def last_events(path: Path) -> dict[str, dict[str, Any]]:
     """The newest event of each stage."""
     latest: dict[str, dict[str, Any]] = {}
     for line in (storage.read(path) or b"").splitlines():
-        event = json.loads(line)
-        latest[event["stage"]] = event
+        event = parsed(line)
+        if event is not None:
+            latest[event["stage"]] = event
     return latest
 
 

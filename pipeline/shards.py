@@ -9,6 +9,7 @@ creates `record.json` exclusively; who finds one already there uses that one. No
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import time
@@ -21,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipeline import storage
-from pipeline.errors import UserError
+from pipeline.errors import UserError, mendable
 from pipeline.files import File
 from pipeline.identity import digest, plain
+from pipeline.sources import require_unchanged
 
 if TYPE_CHECKING:
     from pipeline.stage import Mapped, Shard, ShardResult, StageContext, Unit
@@ -49,6 +51,8 @@ class ShardTask:
     side: Mapping[str, File]
     folder: str  # <pool>/<shard key>
     writer: str  # names the private folder: fingerprint and lease epoch
+    stamps: Mapping[str, str]  # of those paths that are sources
+    replaces: bool  # a forced shard: its record takes the place of an older one
 
 
 def shard_key(stage: str, version: int, function: Callable[..., Any], params: Any, unit: Unit, side_inputs: Mapping[str, File]) -> str:
@@ -84,12 +88,13 @@ def map_shards(
         keys.append(key)
         if key in records or key in missing:
             continue
-        record = finished(ctx.pool / key)
+        record = None if ctx.forced else finished(ctx.pool / key)
         if record is not None:
             records[key] = record
         else:
             writer = f".{ctx.fingerprint[:12]}.{ctx.fence.epoch}"
-            missing[key] = ShardTask(function, unit, params, side_inputs, str(ctx.pool / key), writer)
+            stamps = {path: ctx.stamps[path] for path in unit.paths if path in ctx.stamps}
+            missing[key] = ShardTask(function, unit, params, side_inputs, str(ctx.pool / key), writer, stamps, ctx.forced)
     ctx.progress(len(records), len(keys))
     failures: list[dict[str, str]] = []
     if missing:
@@ -108,17 +113,15 @@ def map_shards(
 
 
 def finished(folder: Path) -> bytes | None:
-    """The record of a finished shard whose files are all there, or None; a record that lost a file is removed."""
+    """The record of a finished shard whose files are all there, or None; a damaged record, or one that lost a file, is removed."""
     data = storage.read(folder / "record.json")
     if data is None:
         return None
-    for entry in json.loads(data)["files"]:
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(folder / entry["file"]).st_size == entry["bytes"]:
-                continue
-        storage.delete(folder / "record.json")
-        return None
-    return data
+    with contextlib.suppress(ValueError, KeyError, TypeError, FileNotFoundError):
+        if all(os.stat(folder / entry["file"]).st_size == entry["bytes"] for entry in json.loads(data)["files"]):
+            return data
+    storage.delete(folder / "record.json")
+    return None
 
 
 def compute(task: ShardTask) -> bytes:
@@ -130,6 +133,7 @@ def compute(task: ShardTask) -> bytes:
     private.mkdir(parents=True)
     try:
         result = task.function(Shard(task.unit, task.params, task.side, str(private)))
+        require_unchanged(task.stamps)  # or the pool would hold another content under this key, for good
         entries = _adopted(private, folder, task.unit.name, result)
         storage.sync_directory(folder)
         record = {
@@ -140,6 +144,9 @@ def compute(task: ShardTask) -> bytes:
             "reproducible": result.reproducible,
         }
         data = json.dumps(record, sort_keys=True).encode()
+        if task.replaces:
+            storage.put(folder / "record.json", data)
+            return data
         if storage.create(folder / "record.json", data):
             return data
         return finished(folder) or compute(task)
@@ -181,10 +188,8 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     running: dict[Any, str] = {}
     checked = time.monotonic()
     while True:
-        for key, task in waiting:
+        for key, task in itertools.islice(waiting, limit - len(running)):
             running[remote.remote(task)] = key
-            if len(running) >= limit:
-                break
         if not running:
             return
         done, _ = ray.wait(list(running), num_returns=1, timeout=1)
@@ -204,7 +209,7 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
 
 def _described(error: BaseException, trace: str) -> dict[str, str]:
     first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-    return {"error": first if isinstance(error, UserError) else f"{type(error).__name__}: {first}", "traceback": trace}
+    return {"error": mendable(error) or f"{type(error).__name__}: {first}", "traceback": trace}
 
 
 def _message(stage: str, failures: Sequence[Mapping[str, str]], total: int) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
-from collections.abc import Iterable, Sequence
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,12 +32,14 @@ class Found:
 def expand(key: str, patterns: Sequence[str]) -> list[Found]:
     """The files that `patterns` match, by name. UserError (naming `key`) for one that matches none, or a folder."""
     found: dict[str, Found] = {}
+    names: dict[str, str] = {}
     for pattern in patterns:
         if "://" in pattern:
             raise UserError(f"{key}: {pattern}: only files of this machine or a mounted folder can be read; copy it there first")
         path = os.path.expanduser(pattern)
-        prefix = _fixed_prefix(path)
-        matches = sorted(glob.glob(path, recursive=True)) if any(mark in path for mark in WILD) else [path]
+        literal = os.path.lexists(path) or not any(mark in path for mark in WILD)  # a name may hold brackets
+        prefix = (os.path.dirname(path) or ".") if literal else _fixed_prefix(path)
+        matches = [path] if literal else sorted(glob.glob(path, recursive=True))
         files = [match for match in matches if not os.path.isdir(match)]
         if matches and not files:
             raise UserError(f"{key}: {pattern}: a folder; name its files, for example {pattern.rstrip('/')}/*.warc.gz")
@@ -48,19 +52,44 @@ def expand(key: str, patterns: Sequence[str]) -> list[Found]:
                     f"{key}: {file} and {found[one.name].path} would both be named {one.name!r}; "
                     "use one pattern that starts at a folder they share"
                 )
+            if names.setdefault(one.path, one.name) != one.name:
+                raise UserError(
+                    f"{key}: two patterns match {file}, as {names[one.path]!r} and as {one.name!r}: it would be read twice; leave one out"
+                )
             found[one.name] = one
     return [found[name] for name in sorted(found)]
 
 
 def _found(key: str, file: str, prefix: str) -> Found:
+    path = os.path.abspath(file)
     try:
-        stat = os.stat(file)
+        if not stat.S_ISREG(os.stat(file).st_mode):  # opening a pipe would wait for its writer
+            raise UserError(f"{key}: {file}: a pipe or a device, read once and gone; copy what it gives into a file")
         with open(file, "rb"):
             pass
+        found = Found(os.path.relpath(file, prefix), path, os.path.getsize(file), _stamp(path))
+        found.name.encode()
     except OSError as error:
         raise UserError(f"{key}: {file}: cannot be read ({error.strerror}); mend its permissions or leave it out of the pattern") from None
-    path = os.path.abspath(file)
-    return Found(os.path.relpath(file, prefix), path, stat.st_size, f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ino}")
+    except UnicodeEncodeError:
+        raise UserError(f"{key}: {os.fsencode(file)!r}: its name is not UTF-8; rename it or leave it out of the pattern") from None
+    return found
+
+
+def _stamp(path: str) -> str:
+    now = os.stat(path)
+    return f"{path}|{now.st_size}|{now.st_mtime_ns}|{now.st_ino}"
+
+
+def require_unchanged(stamps: Mapping[str, str]) -> None:
+    """UserError where a file (path → stamp) is no longer the one that was hashed."""
+    for path, stamp in stamps.items():
+        try:
+            same = _stamp(path) == stamp
+        except FileNotFoundError:
+            raise UserError(f"{path}: was removed while this run read it; put it back or leave it out, then run again") from None
+        if not same:
+            raise UserError(f"{path}: changed while this run read it; once it is complete, run the same command again")
 
 
 def _fixed_prefix(path: str) -> str:
@@ -75,7 +104,9 @@ class HashCache:
 
     def __init__(self, root: Path) -> None:
         self.path = root / "cache" / "sources.json"
-        self.known: dict[str, str] = json.loads(storage.read(self.path) or b"{}")
+        self.known: dict[str, str] = {}
+        with contextlib.suppress(ValueError, TypeError):  # a damaged cache is an empty one
+            self.known.update(json.loads(storage.read(self.path) or b"{}"))
 
     def unhashed(self, files: Iterable[Found]) -> list[Found]:
         return [file for file in files if file.stamp not in self.known]
@@ -85,10 +116,23 @@ class HashCache:
         new = self.unhashed(found)
         if new:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as threads:
-                for file, hashed in zip(new, threads.map(lambda file: File.of(file.name, file.path), new), strict=True):
-                    self.known[file.stamp] = hashed.sha256
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_name(f".sources.{os.getpid()}.tmp")
-            temporary.write_text(json.dumps(self.known, indent=0))
-            os.replace(temporary, self.path)
+                for file, sha256 in zip(new, threads.map(_hashed, new), strict=True):
+                    self.known[file.stamp] = sha256
+            with contextlib.suppress(OSError):  # a look at a root that cannot be written hashes again the next time
+                self._remember()
         return [File(file.name, file.path, 0, file.bytes, self.known[file.stamp]) for file in found]
+
+    def _remember(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_name(f".sources.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(self.known, indent=0))
+        os.replace(temporary, self.path)
+
+
+def _hashed(file: Found) -> str:
+    try:
+        sha256 = File.of(file.name, file.path).sha256
+    except FileNotFoundError:
+        sha256 = ""  # the next line says so
+    require_unchanged({file.path: file.stamp})
+    return sha256

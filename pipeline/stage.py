@@ -149,6 +149,8 @@ class StageContext:
 
     `inputs`      upstream artifacts by role
     `sources`     the files the `sources` patterns matched, hashed
+    `stamps`      path → stamp of the sources: one that has changed since it was hashed fails the stage
+    `forced`      True where all is to be computed again, whatever the pool holds
     `run`         the stage's run settings (workers, memory …), an instance of the stage's `run` dataclass
     `trajectory`  checkpoints that survive a crash, pooled by what decides the training
     `fence`       picklable; `fence.check()` raises once another driver has taken this artifact over
@@ -171,6 +173,8 @@ class StageContext:
         trajectory: Trajectory,
         progress: Progress,
         connect: Callable[[], None],
+        stamps: Mapping[str, str] | None = None,
+        forced: bool = False,
     ) -> None:
         self.stage, self.fingerprint = stage, fingerprint
         self.inputs, self.sources, self.run = inputs, tuple(sources), run
@@ -178,6 +182,7 @@ class StageContext:
         self.progress = progress
         self.connect = connect
         self.pool = pool
+        self.stamps, self.forced = stamps or {}, forced
         self.published: list[File] = []
         self.counts: Counts | None = None
         self.reproducible = True

@@ -54,7 +54,7 @@ class Survey:
         self.cache = HashCache(config.root)
         self.hash_sources = hash_sources
         self._sources: dict[str, list[File] | None] = {}
-        self._found: dict[tuple[str, ...], list[Found]] = {}
+        self._found: dict[str, list[Found]] = {}
         self.closure = closure(config)
         self.statuses: dict[str, Status] = {}
         for node in config.nodes.values():
@@ -92,6 +92,10 @@ class Survey:
             self._sources[node.name] = self._hashed(node)
         return self._sources[node.name]
 
+    def stamps(self, node: Node) -> dict[str, str]:
+        """Path → stamp of the stage's source files as they were hashed."""
+        return {file.path: file.stamp for file in self._found.get(node.name, ())}
+
     def _hashed(self, node: Node) -> list[File] | None:
         if node.sources is None:
             return []
@@ -100,6 +104,7 @@ class Survey:
         if not node.sources:
             raise UserError(f"{node.sources_key}: empty, {node.name} has nothing to read; set {node.sources_key}=[/path/to/files*]")
         found = expand(f"{node.name}.sources", node.sources)
+        self._found[node.name] = found
         new = sum(file.bytes for file in self.cache.unhashed(found))
         if new > HASHED_BY_A_LOOK and not self.hash_sources:
             return None

@@ -6,11 +6,15 @@ Every step that a crash could cut passes `_step`, so that a test can end the pro
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
 
 Observer = Callable[[str, str], None]
 
@@ -39,6 +43,24 @@ def read(path: str | Path) -> bytes | None:
         return Path(path).read_bytes()
     except FileNotFoundError:
         return None
+
+
+def read_json(path: str | Path) -> dict[str, Any] | None:
+    """The JSON object that stands there, or None. UserError for one that is damaged."""
+    data = read(path)
+    if data is None:
+        return None
+    try:
+        value = json.loads(data)
+    except ValueError:
+        raise damaged(path) from None
+    if not isinstance(value, dict):
+        raise damaged(path)
+    return value
+
+
+def damaged(path: str | Path) -> UserError:
+    return UserError(f"{path}: damaged; remove this file, what it describes is then built again")
 
 
 def names(directory: str | Path) -> list[str]:
@@ -96,9 +118,12 @@ def delete(path: str | Path) -> None:
 
 
 def remove_tree(path: str | Path) -> None:
-    """Remove a folder and all below it."""
+    """Remove a folder and all below it: for readers at once, and a late writer finds no folder to write into."""
+    path = Path(path)
+    doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.removed")
     _step("remove", path)
-    shutil.rmtree(path, ignore_errors=False)
+    os.replace(path, doomed)
+    shutil.rmtree(doomed)
 
 
 def sync_file(path: str | Path) -> None:

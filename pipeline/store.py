@@ -20,6 +20,7 @@ from pipeline.identity import digest_of_files
 from pipeline.lease import Fence, LeaseLost
 
 RESERVED = {"shards", "trajectories"}
+MANIFEST = {"digest", "directory", "files", "inputs", "counts", "metrics", "trajectory", "provenance", "started", "elapsed_s"}
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,23 @@ class Store:
 
     def fingerprints(self, stage: str) -> list[str]:
         """Every fingerprint of a stage that was ever begun."""
-        return [name for name in storage.names(self.stage_directory(stage)) if name not in RESERVED]
+        return [name for name in storage.names(self.stage_directory(stage)) if name not in RESERVED and not name.startswith(".")]
 
     def manifest(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
         """The artifact's manifest, or None while it has none."""
-        return _json(self.directory(stage, fingerprint) / "manifest.json")
+        path = self.directory(stage, fingerprint) / "manifest.json"
+        manifest = storage.read_json(path)
+        if manifest is not None and not manifest.keys() >= MANIFEST:
+            raise storage.damaged(path)
+        return manifest
 
     def spec(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
         """What the fingerprint is made of: stage, version, params, inputs, sources."""
-        return _json(self.directory(stage, fingerprint) / "spec.json")
+        return storage.read_json(self.directory(stage, fingerprint) / "spec.json")
 
     def error(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
         """Why the last try failed, or None."""
-        return _json(self.directory(stage, fingerprint) / "error.json")
+        return storage.read_json(self.directory(stage, fingerprint) / "error.json")
 
     def artifact(self, stage: str, fingerprint: str) -> Artifact | None:
         """The published artifact, or None while it has no manifest."""
@@ -137,21 +142,8 @@ class Store:
         for name in storage.names(directory):
             if name.startswith("candidate-") and int(name[10:-5]) < fence.epoch:
                 storage.delete(directory / name)
-        manifest = _json(directory / "manifest.json")  # after the candidates: from here on only this epoch can publish
+        manifest = storage.read_json(directory / "manifest.json")  # after the candidates: from here on only this epoch can publish
         published = Path(manifest["directory"]).name if manifest else ""
         for name in storage.names(directory):
             if name.startswith("files-") and int(name[6:]) < fence.epoch and name != published:
                 storage.remove_tree(directory / name)
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    data = storage.read(path)
-    if data is None:
-        return None
-    try:
-        value = json.loads(data)
-    except ValueError:
-        raise UserError(f"{path}: damaged (not JSON); remove this file, what it describes is then built again") from None
-    if not isinstance(value, dict):
-        raise UserError(f"{path}: damaged (no JSON object); remove this file, what it describes is then built again")
-    return value

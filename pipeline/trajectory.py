@@ -29,7 +29,8 @@ class Checkpoint:
 class Trajectory:
     """Picklable. The checkpoints of one training: every driver reads them all and writes under its own name.
 
-    With `alone`, a driver reads only what it has written itself: a forced training begins anew. `directory` holds `step-<N>.<fingerprint>.<epoch>/…  COMPLETE`, the latter listing every file with its sha256.
+    With `alone`, a driver reads only what it has written itself: a forced training begins anew. `directory` holds
+    `step-<N>.<fingerprint>.<epoch>/…  COMPLETE`, the latter listing every file with its sha256.
     """
 
     directory: str

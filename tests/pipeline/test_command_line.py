@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -40,6 +41,34 @@ def test_plain_words_after_chat_are_no_overrides() -> None:
     assert line.hydra == ("++root='out'", "command=chat")
 
 
+def test_after_two_dashes_all_words_are_plain() -> None:
+    line = parse(["chat", "root=out", "--", "x=5", "-m", "--"])
+    assert line.words == ("x=5", "-m", "--")
+    assert line.hydra == ("++root='out'", "command=chat")
+
+
+def test_chat_takes_flags_of_hydra_too() -> None:
+    line = parse(["chat", "hello", "--config-dir", "mine", "recipe=mine"])
+    assert (line.words, line.hydra) == (("hello",), ("--config-dir", "mine", "recipe=mine", "command=chat"))
+
+
+def test_a_flag_whose_value_may_be_left_out_takes_no_override_for_it() -> None:
+    assert parse(["plan", "--info", "a=1"]).hydra[:3] == ("--info", "all", "++a=1")
+
+
+@pytest.mark.parametrize("name", ["it's", "end\\", "a\\'b", "a b", "x,y=z", "[1]", "é"])
+def test_any_folder_name_reaches_the_kernel_as_it_is(toy: Toy, name: str) -> None:
+    assert toy.rows("plan", f"root={toy.folder}/{name}")["clean"]["path"].startswith(f"{toy.folder}/{name}/store/")
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_word(toy: Toy) -> None:
+    process = toy.start("plan")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == -signal.SIGPIPE
+
+
 @pytest.fixture
 def toy(tmp_path: Path) -> Toy:
     toy = Toy(tmp_path)
@@ -67,6 +96,19 @@ def toy(tmp_path: Path) -> Toy:
         ("start=shout", "start=shout: clean stands before it and is MISSING"),
         ("stages.clean=tests.toy.stages.gone", "stages.clean=tests.toy.stages.gone: cannot be imported"),
         ("zero=7", "zero=7: expected `int` <= 3"),
+        ("clean.run=5", "clean.run=5: the settings of clean.run are a mapping; set single values with clean.run.<key>="),
+        ("shout.needs=5", "shout.needs=5: expected `object`, got `int`"),
+        ("shout.needs.corpus=5", "shout.needs[...]: Expected `str | null`, got `int`"),
+        ("stages=5", "stages=5: expected `object`, got `int`"),
+        ("commands=5", "commands=5: expected `object`, got `int`"),
+        ("shout.sleep_s=inf", "shout: value.sleep_s is inf: only finite numbers"),
+        ("name=a/b", "name=a/b: a run is one folder"),
+        ("recipe=null", "Could not find 'recipe/null'"),
+        ("shout.mark=${nowhere}", "Interpolation key 'nowhere' not found"),
+        ("shout.mark=a=b", "quote a value that holds spaces"),
+        ("root=/dev/null", "/dev/null/cache/sources.json: not a directory; a file stands where a folder is needed"),
+        ("status", "status: neither a setting (key=value) nor a flag; the command comes first"),
+        ("--config-dir", "--config-dir: needs a value after it"),
     ],
 )
 def test_a_mistake_is_one_line_that_says_what_is_allowed(toy: Toy, argument: str, line: str) -> None:

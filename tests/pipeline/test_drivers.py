@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from pipeline import storage
+from pipeline.runs import replace_folder
 from tests.drive import Toy
 
 SLOW = "shout.sleep_s=1.5"
@@ -81,12 +86,51 @@ def test_a_frozen_driver_never_publishes(toy: Toy) -> None:
     assert path.read_bytes() == published
 
 
-def test_a_stopped_driver_releases_its_lease(toy: Toy) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_driver_releases_its_lease(toy: Toy, number: signal.Signals, code: int) -> None:
     first = toy.start(SLOW)
     wait_for(lambda: shouting(toy), first)
-    first.send_signal(signal.SIGINT)
+    first.send_signal(number)
     _, error = first.communicate(timeout=60)
-    assert first.returncode == 130
+    assert first.returncode == code
     assert "to go on" in error
     assert toy.states(SLOW)["shout"] == "PARTIAL"
     toy.run(SLOW)
+
+
+def test_two_runs_that_show_the_same_stage_at_once_both_end_well(tmp_path: Path) -> None:
+    def show(number: int) -> None:
+        for turn in range(100):
+            fresh = tmp_path / f"fresh-{number}"
+            fresh.mkdir()
+            (fresh / "manifest.json").write_text(str(turn))
+            replace_folder(fresh, tmp_path / "view")
+
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(show, range(4)))
+    assert (tmp_path / "view" / "manifest.json").read_text()
+
+
+def test_a_late_writer_stops_no_removal(tmp_path: Path) -> None:
+    folder = tmp_path / "files-1"
+    stop = threading.Event()
+
+    def write() -> None:
+        count = 0
+        while not stop.is_set():
+            count += 1
+            with contextlib.suppress(FileNotFoundError):
+                (folder / str(count)).write_text("late")
+
+    folder.mkdir()
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for _ in range(50):
+            time.sleep(0.005)
+            storage.remove_tree(folder)
+            assert not folder.exists()
+            folder.mkdir()
+    finally:
+        stop.set()
+        writer.join()

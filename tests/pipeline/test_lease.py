@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import lease as lease_module
-from pipeline.lease import Fence, LeaseLost, acquire, holder, newest_epoch, this_process
+from pipeline.lease import Fence, LeaseLost, acquire, holder, living, newest_epoch, this_process
 
 
 def pretend(folder: Path, owner: lease_module.Owner, epoch: int = 1) -> None:
@@ -94,6 +94,33 @@ def test_a_foreign_owner_whose_counter_moves_is_waited_for(tmp_path: Path, monke
     waiter.join(timeout=5)
     assert taken and taken[0].epoch == 2
     taken[0].release()
+
+
+def test_a_damaged_lease_is_nobodys(tmp_path: Path) -> None:
+    for text in ("", "{}", '{"cut'):
+        (tmp_path / "lease-1.json").write_text(text)
+        assert holder(tmp_path) is None
+    acquire(tmp_path).release()
+
+
+def test_only_who_shows_a_beat_is_living(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease_module, "LEASE_S", 0.6)
+    here, before_the_reboot, elsewhere = tmp_path / "a", tmp_path / "b", tmp_path / "c"
+    held = acquire(here)
+    for folder in (before_the_reboot, elsewhere):
+        pretend(folder, replace(this_process(), place="another boot"))
+    assert holder(before_the_reboot) is not None
+    beat = threading.Timer(0.3, (elsewhere / "beat-1.json").write_text, ["7"])
+    beat.start()
+    assert living([here, before_the_reboot, elsewhere]) == [here, elsewhere]
+    held.release()
+    assert living([here, before_the_reboot]) == []
+
+
+def test_a_beat_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
+    held = acquire(tmp_path / "a")
+    (tmp_path / "a").rename(tmp_path / "b")
+    held.release()
 
 
 def test_a_released_lease_has_no_holder(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,6 +15,7 @@ from pipeline.stage import Counts, Metrics, Shard, ShardResult, StageContext, Us
 @dataclass(frozen=True)
 class CleanParams:
     shorter_than: Annotated[int, Meta(ge=1, le=1000, description="words longer than this are rejected")] = 8
+    sleep_s: float = field(default=0.0, metadata={"absent": 0.0})
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class JoinParams:
 
 def clean_shard(shard: Shard) -> ShardResult:
     words = Path(shard.unit.paths[0]).read_text().split()
+    time.sleep(shard.params.sleep_s)
     kept = [word for word in words if len(word) < shard.params.shorter_than]
     Path(shard.path("documents", ".txt")).write_text("\n".join(kept))
     counts = Counts(len(words), len(kept), {"too_long": len(words) - len(kept)} if len(words) > len(kept) else {}, 0)
