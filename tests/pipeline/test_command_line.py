@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -162,3 +163,8 @@ def test_a_run_with_nothing_to_do_is_quick_and_starts_nothing(tmp_path: Path, ra
         times.append(time.monotonic() - begun)
         assert "HEAVY []" in result.stderr, result.stderr
     assert min(times) < 1.0
+
+
+def test_a_sweep_keeps_its_scratch_in_a_folder_of_the_users_own(toy: Toy) -> None:
+    toy.run("plan", "-m", "shout.mark=1st,2nd", TMPDIR=str(toy.folder))
+    assert (toy.folder / f"crawl2chat-sweeps-{os.getuid()}").is_dir()
