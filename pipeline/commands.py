@@ -145,18 +145,20 @@ def verify(config: Config) -> None:
         raise UserError(f"verify: {len(damaged)} files are damaged; remove them and run force=[<stage>] for the stages named above")
 
 
-def chat_inputs(config: Config) -> dict[str, Artifact]:
-    """The artifacts of the configuration that are published, in the order of the recipe."""
-    survey = _survey(config)
+def of_run(config: Config) -> dict[str, Artifact]:
+    """What the run has built, in the order of its recipe, as its plan names it: its sources may be gone by now."""
+    run, store = Run.of(config), Store(config.root)
     found = {}
-    for name, one in survey.statuses.items():
-        artifact = survey.store.artifact(one.node.stage.name, one.fingerprint) if one.fingerprint else None
+    for entry in run.planned():
+        artifact = store.artifact(entry["kind"], entry["fingerprint"])
         if artifact is not None:
-            found[name] = artifact
+            found[entry["stage"]] = artifact
+    if not found:
+        raise UserError(f"{run.directory}: nothing has been built by this run yet; run crawl2chat first, or say which with root= and name=")
     wanted = config.settings.artifact
     if wanted is not None:
         if wanted not in found:
-            raise UserError(f"artifact={wanted}: not built yet; built are: {', '.join(found) or 'none'}")
+            raise UserError(f"artifact={wanted}: not built yet; built are: {', '.join(found)}")
         return {wanted: found[wanted]}
     return found
 
@@ -165,7 +167,7 @@ def outside(config: Config, words: Sequence[str]) -> None:
     """Run a command that lives outside the kernel on the run's artifacts."""
     name = config.settings.command
     function: Callable[[Mapping[str, Artifact], Sequence[str], Any], None] = imported(config.settings.commands[name], f"commands.{name}")
-    function(chat_inputs(config), words, config.commands[name])
+    function(of_run(config), words, config.commands[name])
 
 
 def gc(config: Config) -> None:

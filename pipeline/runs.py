@@ -45,6 +45,14 @@ class Run:
     def events(self) -> Path:
         return self.directory / "events.jsonl"
 
+    def planned(self) -> list[dict[str, str]]:
+        """The stages of the run's plan in order: `stage`, `kind` (whose store it is in), `fingerprint`. Empty before a run."""
+        path = self.directory / "plan.json"
+        try:
+            return [{key: str(entry[key]) for key in ("stage", "kind", "fingerprint")} for entry in json.loads(storage.read(path) or b"[]")]
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}: damaged; run the command of this run again, which writes it anew") from None
+
     def begin(self, survey: Survey, overrides: Sequence[str]) -> None:
         """Write down what is asked for, before anything is built."""
         from omegaconf import OmegaConf
@@ -90,13 +98,10 @@ class Run:
 def used(root: Path) -> Iterator[tuple[str, str, str]]:
     """(run, stage, fingerprint) of all that a run plans, or shows from an earlier plan of the same name."""
     for name in storage.names(root / "runs"):
-        path = root / "runs" / name / "plan.json"
-        try:
-            for entry in json.loads(storage.read(path) or b"[]"):
-                yield name, entry["kind"], entry["fingerprint"]
-        except (ValueError, KeyError, TypeError):
-            raise UserError(f"{path}: damaged; run the command of this run again, which writes it anew") from None
-        for marker in (root / "runs" / name / "stages").glob("*/manifest.json"):
+        run = Run(root / "runs" / name)
+        for entry in run.planned():
+            yield name, entry["kind"], entry["fingerprint"]
+        for marker in (run.directory / "stages").glob("*/manifest.json"):
             artifact = marker.resolve().parent
             yield name, artifact.parent.name, artifact.name
 
