@@ -31,9 +31,17 @@ def ray_head() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}", "--num-cpus=8"]
+    ray = str(Path(sys.executable).with_name("ray"))
+    # a head without tokens would be at odds with the token that the first Ray of a test's own leaves in the home folder
+    subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+    command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=8"]
     command += ["--include-dashboard=false", "--object-store-memory=250000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1]), "RAY_DISABLE_IMPORT_WARNING": "1"}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "RAY_DISABLE_IMPORT_WARNING": "1",
+        "RAY_AUTH_MODE": "token",
+    }
     head = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True)
     assert head.stdout is not None
     for line in head.stdout:
