@@ -177,7 +177,9 @@ def closure(config: Config) -> set[str]:
 def to_build(survey: Survey) -> list[str]:
     """The stages a run would build, in order: what is not done of the target and of what that needs, and what is forced."""
     config, settings = survey.config, survey.config.settings
-    forced = set(settings.force) & survey.closure
+    forced = set(settings.force)
+    for name in sorted(forced - survey.closure):
+        raise UserError(f"force=[{name}]: {', '.join(targets(config))} does not need it; leave it out, or set target={name}")
     needed: set[str] = set()
 
     def visit(name: str) -> None:

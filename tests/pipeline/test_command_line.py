@@ -118,6 +118,11 @@ def test_a_mistake_is_one_line_that_says_what_is_allowed(toy: Toy, argument: str
     assert len(result.stderr.strip().splitlines()) == 1
 
 
+def test_forcing_what_the_target_does_not_need_is_a_mistake(toy: Toy) -> None:
+    result = toy.run("plan", "target=clean", "force=[join]", expect=1)
+    assert "force=[join]: clean does not need it; leave it out, or set target=join" in result.stderr
+
+
 def test_an_unknown_command_is_one_line(toy: Toy) -> None:
     result = subprocess.run([sys.executable, "-m", "pipeline", "plam"], capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 1
