@@ -121,6 +121,8 @@ def test_a_beat_that_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     held = acquire(tmp_path / "a")
     (tmp_path / "a").rename(tmp_path / "b")
     held.release()
+    assert newest_epoch(tmp_path / "b") == 1
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_released_lease_has_no_holder(tmp_path: Path) -> None:
