@@ -2,9 +2,15 @@
 
     python -m benchmarks.post_training_controls out/runs/seed-0 out/runs/seed-1 out/runs/seed-2
 
-DPO stands beside the same steps on the same chosen answers without the preference term. GRPO stands beside the model it began
-with, trained further in two other ways: on the SFT conversations with as many tokens (and the weights of the best validation),
-and on the right answers among as many samples, drawn from the model as it learns (rejection sampling). Prints one table.
+DPO stands beside the same steps on the same chosen answers without the preference term. GRPO stands beside three others that
+have what it had, the same model to begin with and as many samples or as much compute:
+
+- more SFT: the conversations again, for as much arithmetic, ending with the weights of the best validation;
+- rejection sampling (Yuan et al. 2023): as many answers drawn from the first model; the distinct right ones join the
+  conversations, on which the base model is fine-tuned as SFT was, for as many epochs;
+- its online form (RAFT, Dong et al. 2023): GRPO's own steps, in which a right sample counts 1 and a wrong one nothing.
+
+Prints one table.
 """
 
 from __future__ import annotations
@@ -31,10 +37,10 @@ from trainer.data.records import read_records
 from trainer.engine import Optimization, TrainRun
 from trainer.evaluation import Examiner, table
 from trainer.launch import join_alone
-from trainer.loop import Outcome, Plan, Task, train
+from trainer.loop import Outcome, Place, Plan, Task, train
 from trainer.model.hf import load_model
 from trainer.model.transformer import Transformer
-from trainer.rollout.local import Rollout, RolloutPrompt, Sampler
+from trainer.rollout.local import Rollout
 from trainer.rollout.verifiers import exact_answer
 from trainer.stages import DpoParams, EvaluateParams, GrpoParams, SftParams
 from trainer.tasks.language_model import FineTuning
@@ -64,19 +70,11 @@ class Run:
         return str(self.stage("demo") / folder / f"{split}.jsonl")
 
 
-class KeptSampler(Sampler):
+class OnlineRejectionSampling(PolicyTask):
     """Right samples have advantage 1 and all others 0: the gradient is that of fine-tuning on the right ones."""
 
-    def groups(self, model: Transformer, prompts: Sequence[RolloutPrompt], indices: Sequence[int], step: int) -> list[list[Rollout]]:
-        return [[replace(r, advantage=r.reward or 0.0) for r in group] for group in super().groups(model, prompts, indices, step)]
-
-
-class RejectionSampling(PolicyTask):
-    """The same samples as GRPO would draw, of which the right ones are learned by heart."""
-
-    def start(self, place: Any, model: Transformer) -> None:
-        super().start(place, model)
-        self._sampler = KeptSampler(**vars(self._sampler))
+    def advantages(self, groups: Sequence[Sequence[Rollout]]) -> list[list[float]]:
+        return [[rollout.reward or 0.0 for rollout in group] for group in groups]
 
 
 def trained(task: Task, plan: Plan, settings: Optimization, start: Path, home: Path) -> tuple[Transformer, Outcome]:
@@ -103,13 +101,39 @@ def without_preference(run: Run, home: Path) -> Transformer:
     return trained(task, Plan(params.max_steps, params.validate_every), params, run.stage("sft"), home)[0]
 
 
-def rejection_sampling(run: Run, home: Path) -> Transformer:
-    params = run.params("grpo", GrpoParams)
-    task = RejectionSampling(
+def policy_task(kind: type[PolicyTask], run: Run, params: GrpoParams, home: Path) -> PolicyTask:
+    return kind(
         (run.demo("prompts", "train"),), str(run.stage("dpo")), params.batch, params.samples, params.temperature,
-        params.max_new_tokens, params.divide_by_std, params.clip_low, params.clip_high, 0.0, params.seed, str(home / "rollouts"),
+        params.max_new_tokens, params.advantage, params.clip_low, params.clip_high, 0.0, params.seed, str(home / "rollouts"),
     )  # fmt: skip
+
+
+def online_rejection_sampling(run: Run, home: Path) -> Transformer:
+    params = run.params("grpo", GrpoParams)
+    task = policy_task(OnlineRejectionSampling, run, params, home)
     return trained(task, Plan(params.max_steps, params.report_every), params, run.stage("dpo"), home)[0]
+
+
+def rejection_sampling(run: Run, home: Path) -> Transformer:
+    drawn, params, first = run.params("grpo", GrpoParams), run.params("sft", SftParams), run.metrics("sft")
+    model = load_model(run.stage("dpo"))[0]
+    drawing = policy_task(PolicyTask, run, drawn, home)
+    drawing.start(Place(0, 1, torch.device("cpu"), drawn.batch), model)
+    for step in range(drawn.max_steps):
+        drawing.micro_batches(step, model)
+    asked = {row["id"]: row["prompt"] for row in read_records([run.demo("prompts", "train")], ["id"])}
+    records = [json.loads(line) for path in sorted((home / "rollouts").iterdir()) for line in path.read_text().splitlines()]
+    right = dict.fromkeys((row["prompt"], row["text"]) for row in records if row["reward"] == 1)
+    rows = [row["messages"] for row in read_records([run.demo("conversations", "train")], ["messages"])]
+    steps = round(first["steps"] * (len(rows) + len(right)) / len(rows))  # as many epochs
+    rows += [[*asked[prompt], {"role": "assistant", "content": text}] for prompt, text in right]
+    kept = home / "kept.jsonl"
+    kept.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in rows))
+    task = FineTuning(
+        (str(kept),), (run.demo("conversations", "validation"),), str(run.stage("pretrain")),
+        params.sequence_length, params.batch, params.seed,
+    )  # fmt: skip
+    return trained(task, Plan(steps, params.validate_every, keep_best="loss"), params, run.stage("pretrain"), home)[0]
 
 
 def continued_fine_tuning(run: Run, home: Path) -> Transformer:
@@ -151,6 +175,7 @@ def main() -> None:
         "dpo, likelihood only": without_preference,
         "dpo, then more SFT": continued_fine_tuning,
         "dpo, then rejection sampling": rejection_sampling,
+        "dpo, then rejection sampling online": online_rejection_sampling,
     }
     rows: dict[str, Mapping[str, Any]] = {}
     for run in map(Run, directories):

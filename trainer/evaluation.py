@@ -97,17 +97,6 @@ def has_style(text: str, preference: Preference) -> bool:
     return re.search(preference.chosen_pattern, text) is not None
 
 
-@dataclass(frozen=True)
-class Report:
-    """The measurements of one model. None: there was nothing to measure it on."""
-
-    bits_per_byte: float | None = None
-    greedy: Share | None = None
-    sampled: Share | None = None
-    style: Share | None = None
-    facts: Share | None = None
-
-
 COLUMNS = {
     "bits_per_byte": "bits per byte",
     "greedy": "right answers, greedy",

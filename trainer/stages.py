@@ -221,7 +221,13 @@ class GrpoParams(Optimization):
     max_steps: Annotated[int, Meta(ge=1, description="steps of the optimizer")] = 150
     temperature: Annotated[float, Meta(gt=0, description="of sampling")] = 1.0
     max_new_tokens: Annotated[int, Meta(ge=1, description="longest answer; a longer one has no verdict")] = 24
-    divide_by_std: Annotated[bool, Meta(description="divide advantages by the group's standard deviation")] = True
+    advantage: Annotated[
+        Literal["standardized", "centred", "least_variance"],
+        Meta(
+            description="reward minus the group's mean, divided by its standard deviation (standardized) or not (centred), "
+            "or minus the baseline that gives the batch's gradient the least variance"
+        ),
+    ] = "standardized"
     clip_low: Annotated[float, Meta(gt=0, lt=1, description="how far a token's probability may fall in a step")] = 0.2
     clip_high: Annotated[float, Meta(gt=0, description="how far a token's probability may rise in a step")] = 0.2
     kl_weight: Annotated[float, Meta(ge=0, description="of the k3 estimate of the divergence from the first weights; 0: none")] = 0.0
@@ -248,7 +254,7 @@ def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
         samples=params.samples,
         temperature=params.temperature,
         max_new_tokens=params.max_new_tokens,
-        divide_by_std=params.divide_by_std,
+        advantage=params.advantage,
         clip_low=params.clip_low,
         clip_high=params.clip_high,
         kl_weight=params.kl_weight,

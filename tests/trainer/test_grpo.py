@@ -1,6 +1,7 @@
 """Advantages within groups and the clipped token loss."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from trainer.launch import join_alone
 from trainer.loop import Outcome, Place, Plan, train
 from trainer.model.hf import load_model
 from trainer.objectives.answers import answer_log_probs
-from trainer.objectives.grpo import clipped_loss, group_advantages
+from trainer.objectives.grpo import clipped_loss, group_advantages, squared_gradient
 from trainer.tasks.policy import PolicyTask, RolloutBatch
 
 groups = st.lists(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0]), st.booleans()), min_size=6, max_size=6), min_size=1, max_size=4)
@@ -54,6 +55,22 @@ def test_advantages_are_the_published_numbers():
     rewards, scorable = torch.tensor([[1.0, 0.0, 0.0, 1.0]]), torch.tensor([[True, True, True, True]])
     assert group_advantages(rewards, scorable, divide_by_std=False).tolist() == [[0.5, -0.5, -0.5, 0.5]]
     assert group_advantages(rewards, scorable, divide_by_std=True).tolist() == [pytest.approx([1, -1, -1, 1], abs=1e-4)]
+
+
+@given(st.lists(st.floats(0.01, 1), min_size=2, max_size=5), st.integers(0, 4))
+def test_no_baseline_gives_less_variance_than_the_one_weighted_by_squared_gradients(weights, right):
+    """Of a softmax over a few answers, each one token long, of which one is right; variance of the gradient at the drawn logit."""
+    probabilities = [weight / sum(weights) for weight in weights]
+    rewards = [float(answer == right % len(weights)) for answer in range(len(weights))]
+    squares = [squared_gradient([math.log(p)]) for p in probabilities]
+    expected = [p * square for p, square in zip(probabilities, squares, strict=True)]
+
+    def second_moment(baseline: float) -> float:  # what a baseline changes of the variance
+        return sum(weight * (reward - baseline) ** 2 for weight, reward in zip(expected, rewards, strict=True))
+
+    best = sum(weight * reward for weight, reward in zip(expected, rewards, strict=True)) / sum(expected)
+    mean = sum(p * reward for p, reward in zip(probabilities, rewards, strict=True))
+    assert all(second_moment(best) <= second_moment(other) + 1e-12 for other in (0.0, mean, best - 0.05, best + 0.05))
 
 
 def loss_of(log_probs, behaviour, advantages, mask=None, **settings):
@@ -115,7 +132,7 @@ def policy(directory: Path, **changes: Any) -> PolicyTask:
         save_assistant(directory)
         rows = [{"id": f"p{n}", "prompt": [{"role": "user", "content": f"What is {n}+3?"}], "answer": str(n + 3)} for n in range(5)]
         (directory / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"batch": 4, "samples": 8, "temperature": 1.0, "max_new_tokens": 24, "divide_by_std": True}
+    settings = {"batch": 4, "samples": 8, "temperature": 1.0, "max_new_tokens": 24, "advantage": "standardized"}
     clip = {"clip_low": 0.2, "clip_high": 0.2, "kl_weight": 0.0, "seed": 0}
     paths = {"prompts": (str(directory / "prompts.jsonl"),), "tokenizer": str(directory), "records": str(directory / "rollouts")}
     return EndsInEven(**{**settings, **clip, **paths, **changes})
@@ -155,6 +172,20 @@ def test_only_samples_with_an_advantage_are_trained_on_and_their_ids_are_those_d
     assert sum(task.counts(batch)["samples"] for batch in batches) == 32
 
 
+def test_the_baseline_of_least_variance_is_the_mean_reward_weighed_by_squared_gradients(tmp_path: Path) -> None:
+    task = policy(tmp_path, advantage="least_variance")
+    model = load_model(tmp_path)[0]
+    task.start(Place(0, 1, torch.device("cpu"), 64), model)
+    task.micro_batches(0, model)
+    judged = [row for row in records(tmp_path / "rollouts") if row["reward"] is not None]
+    weights = [sum((1 - math.exp(log_prob)) ** 2 for log_prob in row["log_probs"]) for row in judged]
+    baseline = sum(weight * row["reward"] for weight, row in zip(weights, judged, strict=True)) / sum(weights)
+    assert 0 < baseline < 1
+    for row in judged:
+        assert row["advantage"] == pytest.approx(row["reward"] - baseline)
+    assert all(row["advantage"] == 0 for row in records(tmp_path / "rollouts") if row["reward"] is None)
+
+
 def test_the_trainers_log_probabilities_are_those_stored_while_sampling(tmp_path: Path) -> None:
     task = policy(tmp_path, temperature=0.8)
     model = load_model(tmp_path)[0]
@@ -177,21 +208,25 @@ def test_a_steps_rollouts_do_not_depend_on_what_was_drawn_before(tmp_path: Path)
     assert (tmp_path / "resumed" / last).read_bytes() == (tmp_path / "whole" / last).read_bytes()
 
 
-def test_a_step_without_contrast_moves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("advantage", ["standardized", "least_variance"])
+def test_a_step_without_contrast_moves_nothing(tmp_path: Path, advantage: str) -> None:
     join_alone()
     before = save_assistant(tmp_path)[0].state_dict()
     policy(tmp_path)
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"id": "p", "prompt": [{"role": "user", "content": "1+1?"}], "answer": "2"}) + "\n")
-    outcome = policy_training(str(tmp_path), "flat", TrainRun(workers=1), max_new_tokens=1)
+    outcome = policy_training(str(tmp_path), "flat", TrainRun(workers=1), max_new_tokens=1, advantage=advantage)
     assert outcome.weights is not None
     assert all(torch.equal(outcome.weights[name], tensor) for name, tensor in before.items())
     assert outcome.state.history[-1]["train"]["uniform"] == 1 and outcome.state.history[-1]["train"]["unscorable"] > 0.5
 
 
+SHARED = {"kl_weight": 0.01, "advantage": "least_variance"}  # a baseline that all ranks agree on
+
+
 def rank_cases(directory: str) -> dict[str, Any]:
     found = {}
     for zero in (1, 3):
-        outcome = policy_training(directory, f"zero-{zero}", TrainRun(zero=zero, micro_batch=5), kl_weight=0.01)
+        outcome = policy_training(directory, f"zero-{zero}", TrainRun(zero=zero, micro_batch=5), **SHARED)
         found[f"zero-{zero}"] = None if outcome.weights is None else dict(outcome.weights)
     return found
 
@@ -199,7 +234,7 @@ def rank_cases(directory: str) -> dict[str, Any]:
 def test_ranks_and_zero_stages_draw_the_same_rollouts_and_learn_the_same(tmp_path: Path) -> None:
     join_alone()
     policy(tmp_path)
-    alone = policy_training(str(tmp_path), "alone", TrainRun(workers=1, zero=1, micro_batch=64), kl_weight=0.01)
+    alone = policy_training(str(tmp_path), "alone", TrainRun(workers=1, zero=1, micro_batch=64), **SHARED)
     first = together(2, tmp_path, rank_cases, str(tmp_path))[0]
     drawn = [records(tmp_path / name / "rollouts") for name in ("alone", "zero-1", "zero-3")]
     texts = [[(row["prompt"], row["sample"], row["ids"]) for row in rows] for rows in drawn]

@@ -1,11 +1,18 @@
-"""Group relative policy optimisation: advantages within a group of samples, and the clipped token loss.
+"""Group relative policy optimisation: advantages of sampled answers, and the clipped token loss.
 
 Shao et al. 2024, "DeepSeekMath"; without division by the standard deviation it is the unbiased form of Liu et al. 2025,
 "Understanding R1-Zero-Like Training". Ratios are taken against the log-probabilities stored while sampling.
+
+A baseline changes the variance of the gradient, not its mean. The group's mean is not the one of least variance: a model that
+is mostly right and sure of it gets small gradients from right samples and large ones from its rare mistakes, so that centring
+makes the gradient noisier. The baseline of least variance weighs each reward by its sample's squared gradient (Weaver and Tao
+2001, "The Optimal Reward Baseline for Gradient-Based Reinforcement Learning").
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +41,14 @@ def group_advantages(rewards: Tensor, scorable: Tensor, *, divide_by_std: bool) 
     if not divide_by_std:
         return centred
     return centred / ((centred.square().sum(1, keepdim=True) / number).sqrt() + EPSILON)
+
+
+def squared_gradient(log_probs: Sequence[float]) -> float:
+    """How large a sample's ∇ log p is: Σ (1 − p)² over its tokens, the square of their gradients at the drawn logits.
+
+    `log_probs` are those stored while sampling, so this costs no pass through the model.
+    """
+    return sum((1 - math.exp(log_prob)) ** 2 for log_prob in log_probs)
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ not matter, so a resumed run samples the same ones again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainer.inference.generator import Completion, generate
 from trainer.inference.sampling import Sampling, derive_seed
-from trainer.objectives.grpo import group_advantages
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
@@ -29,7 +28,7 @@ class RolloutPrompt:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sample of a group, judged. `reward` is None where there was no verdict."""
+    """One sample of a group, judged. `reward` is None where there was no verdict; the training sets the advantage."""
 
     step: int
     prompt: RolloutPrompt
@@ -62,14 +61,11 @@ class Sampler:
     sampling: Sampling
     max_new_tokens: int
     stop_ids: Collection[int]
-    divide_by_std: bool
     decode: Callable[[Sequence[int]], str]
     verify: Callable[[str, str, bool], float | None]  # text, right answer, whether the stop token came
 
     def groups(self, model: Transformer, prompts: Sequence[RolloutPrompt], indices: Sequence[int], step: int) -> list[list[Rollout]]:
         """A judged group for each of `prompts[index]`."""
-        import torch
-
         asked = [(prompts[index], index, sample) for index in indices for sample in range(self.samples)]
         completions = generate(
             model,
@@ -83,10 +79,4 @@ class Sampler:
         for (prompt, _, sample), completion in zip(asked, completions, strict=True):
             text = self.decode(completion.text_ids())
             rollouts.append(Rollout(step, prompt, sample, completion, text, self.verify(text, prompt.answer, completion.finished)))
-        groups = [rollouts[start : start + self.samples] for start in range(0, len(rollouts), self.samples)]
-        if not groups:
-            return []
-        rewards = torch.tensor([[rollout.reward or 0.0 for rollout in group] for group in groups])
-        scorable = torch.tensor([[rollout.reward is not None for rollout in group] for group in groups])
-        advantages = group_advantages(rewards, scorable, divide_by_std=self.divide_by_std).tolist()
-        return [[replace(r, advantage=a) for r, a in zip(group, row, strict=True)] for group, row in zip(groups, advantages, strict=True)]
+        return [rollouts[start : start + self.samples] for start in range(0, len(rollouts), self.samples)]

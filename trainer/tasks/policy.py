@@ -1,12 +1,12 @@
-"""The task of GRPO: groups are sampled from the model as it is, judged, and trained on where their samples differ."""
+"""The task of GRPO: groups are sampled from the model as it is, judged, and trained on where a sample has an advantage."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from trainer.engine import full_state
 from trainer.inference.sampling import Sampling
 from trainer.loop import Place, Term
 from trainer.objectives.answers import answer_log_probs
-from trainer.objectives.grpo import clipped_loss
+from trainer.objectives.grpo import clipped_loss, group_advantages, squared_gradient
 from trainer.rollout.local import Rollout, RolloutPrompt, Sampler
 from trainer.rollout.records import write_records
 from trainer.rollout.verifiers import exact_answer
@@ -29,6 +29,9 @@ from trainer.tasks.language_model import epoch_places
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
+
+
+Advantage = Literal["standardized", "centred", "least_variance"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ class PolicyTask:
     samples: int
     temperature: float
     max_new_tokens: int
-    divide_by_std: bool
+    advantage: Advantage
     clip_low: float
     clip_high: float
     kl_weight: float
@@ -76,7 +79,6 @@ class PolicyTask:
             sampling=Sampling(self.temperature),
             max_new_tokens=self.max_new_tokens,
             stop_ids=chat.stop_ids,
-            divide_by_std=self.divide_by_std,
             decode=tokenizer.decode,
             verify=exact_answer,
         )
@@ -87,12 +89,32 @@ class PolicyTask:
         numbers = range(step * self.batch, (step + 1) * self.batch)
         chosen = epoch_places(numbers, len(self._prompts), self.seed)[self._place.rank :: self._place.world]
         groups = self._sampler.groups(whole(model), self._prompts, chosen, step)
-        rollouts = [rollout for group in groups for rollout in group]
+        judged = zip(groups, self.advantages(groups), strict=True)
+        rollouts = [replace(rollout, advantage=value) for group, values in judged for rollout, value in zip(group, values, strict=True)]
         write_records(Path(self.records), step, self._place.rank, [rollout.record() for rollout in rollouts])
         trained = sorted((rollout for rollout in rollouts if rollout.advantage != 0), key=lambda rollout: rollout.length)
         size = self._place.micro_batch
         parts = [trained[at : at + size] for at in range(0, len(trained), size)] or [[]]
         return [self._batch(part, tallies(groups) if number == 0 else NO_TALLIES) for number, part in enumerate(parts)]
+
+    def advantages(self, groups: Sequence[Sequence[Rollout]]) -> list[list[float]]:
+        """The advantage of each sample; 0 where it had no verdict. All ranks must ask together."""
+        if self.advantage == "least_variance":
+            baseline = self._least_variance_baseline([rollout for group in groups for rollout in group])
+            return [[0.0 if rollout.reward is None else rollout.reward - baseline for rollout in group] for group in groups]
+        if not groups:
+            return []
+        rewards = torch.tensor([[rollout.reward or 0.0 for rollout in group] for group in groups])
+        scorable = torch.tensor([[rollout.reward is not None for rollout in group] for group in groups])
+        found: list[list[float]] = group_advantages(rewards, scorable, divide_by_std=self.advantage == "standardized").tolist()
+        return found
+
+    def _least_variance_baseline(self, rollouts: Sequence[Rollout]) -> float:
+        """Mean reward of the global batch, each weighed by its sample's squared gradient."""
+        judged = [(squared_gradient(rollout.completion.log_probs), rollout.reward) for rollout in rollouts if rollout.reward is not None]
+        sums = [sum(weight * reward for weight, reward in judged), sum(weight for weight, _ in judged)]
+        rewarded, whole_weight = summed_over_ranks(sums, self._place)
+        return rewarded / whole_weight if whole_weight else 0.0
 
     def _batch(self, rollouts: Sequence[Rollout], tallied: Mapping[str, float]) -> RolloutBatch:
         if not rollouts:  # every group was without contrast: a row of padding keeps this rank in step with the others
@@ -151,13 +173,22 @@ def tallies(groups: Sequence[Sequence[Rollout]]) -> dict[str, float]:
     return {
         "reward": sum(rollout.reward or 0.0 for rollout in rollouts),
         "unscorable": float(sum(rollout.reward is None for rollout in rollouts)),
-        "uniform": float(sum(all(rollout.advantage == 0 for rollout in group) for group in groups)),
+        "uniform": float(sum(len({rollout.reward for rollout in group} - {None}) < 2 for group in groups)),
         "length": drawn,
         "entropy": -sum(sum(rollout.completion.log_probs) for rollout in rollouts),
         "samples": float(len(rollouts)),
         "groups": float(len(groups)),
         "drawn_tokens": drawn,
     }
+
+
+def summed_over_ranks(values: Sequence[float], place: Place) -> list[float]:
+    """Each value's sum over the ranks, the same on all of them."""
+    total = torch.tensor(values, dtype=torch.float64, device=place.device)
+    if place.world > 1:
+        torch.distributed.all_reduce(total)
+    found: list[float] = total.tolist()
+    return found
 
 
 def whole(model: Transformer) -> Transformer:
