@@ -109,9 +109,10 @@ class Store:
         which froze between its check and the promotion finds its candidate gone.
         """
         directory = Path(fence.directory)
-        for file in files:
-            if Path(file.path).is_relative_to(directory):
-                storage.sync_file(file.path)
+        own = [Path(file.path) for file in files if Path(file.path).is_relative_to(directory)]
+        folders = {folder for path in own for folder in path.parents if folder.is_relative_to(directory)}
+        for path in (*own, *sorted(folders)):
+            storage.sync_file(path)
         entries = [
             {
                 "name": file.name,
