@@ -26,6 +26,7 @@ import os
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
+from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
@@ -40,7 +41,7 @@ from pipeline.trajectory import Checkpoint, Trajectory
 
 __all__ = [
     "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Progress", "Shard", "ShardResult",
-    "Stage", "StageContext", "Trajectory", "Unit", "UserError", "stage", "stem", "units_of",
+    "Stage", "StageContext", "Trajectory", "Unit", "UserError", "joined", "stage", "stem", "units_of",
 ]  # fmt: skip
 
 Metrics = Mapping[str, Any]  # plain JSON values, by name
@@ -94,6 +95,12 @@ class Unit:
 def units_of(files: Sequence[File], argument: Any = None) -> list[Unit]:
     """A unit for each file, named by the file's own name without its folder and extensions."""
     return [Unit(stem(file.name), file.sha256, argument, (file.path,)) for file in files]
+
+
+def joined(name: str, *files: File, argument: Any = None) -> Unit:
+    """A unit made of several files: its content is theirs, in this order."""
+    digest = sha256("\n".join(file.sha256 for file in files).encode()).hexdigest()
+    return Unit(name, digest, argument, tuple(file.path for file in files))
 
 
 def stem(name: str) -> str:

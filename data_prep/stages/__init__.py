@@ -1,0 +1,32 @@
+"""The stages from pages to token shards. Each wires parts that work without Ray, Hydra or a disk."""
+
+from data_prep.stages.duplicates import DedupParams, dedup, hash_shard, remove_shard
+from data_prep.stages.pages import DemoParams, IngestParams, demo, ingest, ingest_shard
+from data_prep.stages.privacy import ScrubParams, scrub, scrub_shard
+from data_prep.stages.quality import ScoreParams, score, score_shard, select, select_shard
+from data_prep.stages.tokens import TokenizeParams, TokenizerParams, tokenize, tokenize_shard, tokenizer
+
+__all__ = [
+    "DedupParams",
+    "DemoParams",
+    "IngestParams",
+    "ScoreParams",
+    "ScrubParams",
+    "TokenizeParams",
+    "TokenizerParams",
+    "dedup",
+    "demo",
+    "hash_shard",
+    "ingest",
+    "ingest_shard",
+    "remove_shard",
+    "score",
+    "score_shard",
+    "scrub",
+    "scrub_shard",
+    "select",
+    "select_shard",
+    "tokenize",
+    "tokenize_shard",
+    "tokenizer",
+]

@@ -1,0 +1,134 @@
+"""Stages that give documents: the pages of a crawl, and the invented crawl of the demo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from msgspec import Meta
+
+from pipeline.stage import Counts, Metrics, Shard, ShardResult, StageContext, Unit, UserError, stage
+
+BLOCKLIST_ENDINGS = (".domains.txt", ".domains.txt.gz", ".domains", ".hosts")
+
+
+@dataclass(frozen=True)
+class DemoParams:
+    """A small invented web with labelled trouble, and the chat sets of the same world."""
+
+    seed: Annotated[int, Meta(ge=0, description="another seed is another world")] = 0
+    pages: Annotated[int, Meta(ge=1, le=100_000, description="ordinary pages")] = 3_600
+    trouble_pages: Annotated[int, Meta(ge=0, description="pages of every kind of trouble, at most as many as ordinary ones")] = 20
+    warc_files: Annotated[int, Meta(ge=1, le=1_000, description="files the crawl is divided into")] = 8
+    lesson_share: Annotated[float, Meta(ge=0, le=1, description="share of ordinary pages that teach additions")] = 0.15
+    lesson_problems: Annotated[int, Meta(ge=2, le=6, description="additions on such a page")] = 4
+    short_form: Annotated[bool, Meta(description="pages with arithmetic show one addition with the chat's short working")] = True
+    worked_examples: Annotated[int, Meta(ge=0, description="additions in the conversations")] = 160
+    question_forms: Annotated[int, Meta(ge=1, le=4, description="wordings in which they are asked")] = 2
+    fact_examples: Annotated[int, Meta(ge=0, description="conversations about facts, as far as there are questions")] = 400
+    identity_examples: Annotated[int, Meta(ge=0, description="conversations about the assistant itself")] = 56
+    validation_examples: Annotated[int, Meta(ge=0, le=200, description="held-out additions, facts and pairs for validation")] = 64
+    preference_pairs: Annotated[int, Meta(ge=0, description="pairs to train preferences on, as far as there are questions")] = 400
+    preference_tests: Annotated[int, Meta(ge=0, description="the same with held-out facts")] = 500
+    train_prompts: Annotated[int, Meta(ge=0, description="additions to practise, none of which is a worked example")] = 2_000
+    test_prompts: Annotated[int, Meta(ge=1, le=1_200, description="held-out additions")] = 1_200
+
+    def __post_init__(self) -> None:
+        if self.trouble_pages > self.pages:
+            raise ValueError(f"{self.trouble_pages} trouble_pages copy from {self.pages} pages; set trouble_pages <= pages")
+        if self.worked_examples + self.train_prompts > 2_600:
+            total = f"{self.worked_examples} worked_examples + {self.train_prompts} train_prompts"
+            raise ValueError(f"{total}: there are 2,600 additions to train on, set them so that their sum is at most that")
+
+
+@stage(version=1)
+def demo(ctx: StageContext, params: DemoParams) -> Metrics:
+    """Invent a small web and pack it as WARC files, with the truth about every page, and write the chat sets."""
+    import json
+
+    from data_prep.sources.demo import chats, web
+    from data_prep.sources.demo.world import make_world
+
+    def publish(name: str, content: bytes, records: int) -> None:
+        with open(ctx.path(name), "wb") as stream:
+            stream.write(content)
+        ctx.publish(name, records)
+
+    world = make_world(params.seed)
+    lessons = web.Lessons(params.lesson_share, params.lesson_problems, params.short_form)
+    pages = web.make_pages(world, params.seed, pages=params.pages, trouble_pages=params.trouble_pages, lessons=lessons)
+    for name, content, records in web.pack(pages, params.seed, params.warc_files):
+        publish(f"pages/{name}", content, records)
+    publish("blocklists/demo.domains.txt", web.blocklist().encode(), 0)
+    sets = chats.chat_sets(
+        world,
+        params.seed,
+        worked_examples=params.worked_examples,
+        fact_examples=params.fact_examples,
+        identity_examples=params.identity_examples,
+        validation_examples=params.validation_examples,
+        question_forms=params.question_forms,
+        preference_pairs=params.preference_pairs,
+        preference_tests=params.preference_tests,
+        train_prompts=params.train_prompts,
+        test_prompts=params.test_prompts,
+    )
+    tables = {"truth/pages.jsonl": list(web.truth(pages, params.seed))} | sets
+    for name, rows in tables.items():
+        publish(name, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode(), len(rows))
+    numbers = {name.removesuffix(".jsonl").replace("/", "_"): len(rows) for name, rows in sets.items()}
+    return {"pages": len(pages), "ordinary_pages": params.pages} | numbers
+
+
+@dataclass(frozen=True)
+class IngestParams:
+    """Pages to documents. The limits decide which pages are refused, whatever machine reads them."""
+
+    max_record_bytes: Annotated[int, Meta(ge=1, description="largest record and decoded page, bytes")] = 32 << 20
+    max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page")] = 30_000
+    max_depth: Annotated[int, Meta(ge=4, le=5_000, description="deepest nesting of a page's elements")] = 512
+
+
+def ingest_shard(shard: Shard) -> ShardResult:
+    """One file of pages to documents and rejects."""
+    from data_prep.documents import DocumentWriter, RejectWriter
+    from data_prep.extract import Limits
+    from data_prep.ingest import ingest_file
+    from data_prep.urls import OWN_BLOCKLIST, UrlFilter, read_blocklist
+
+    lists = [str(OWN_BLOCKLIST), *(file.path for file in shard.side.values())]
+    urls = UrlFilter(host for path in lists for host in read_blocklist(path))
+    limits = Limits(shard.params.max_tags, shard.params.max_depth)
+    paths = shard.path("documents", ".parquet"), shard.path("rejects", ".parquet")
+    with DocumentWriter(paths[0]) as documents, RejectWriter(paths[1]) as rejects:
+        done = ingest_file(shard.unit.paths[0], shard.unit.argument, urls, shard.params.max_record_bytes, limits, documents, rejects)
+    return ShardResult(
+        records={"documents": documents.records, "rejects": rejects.records},
+        counts=Counts(done.total, done.kept, dict(sorted(done.rejected.items())), done.errored),
+        metrics={"other_records": done.other, "characters": done.characters, "killed_by_backstop": done.killed},
+        reproducible=not done.killed,
+    )
+
+
+@stage(version=1)
+def ingest(ctx: StageContext, params: IngestParams) -> Metrics:
+    """Main text of web pages (WARC) and ready texts (JSONL), as documents; blocklists stand beside the pages."""
+    from data_prep.ingest import READERS, kind_of, unit_names
+
+    files = ctx.files("pages")
+    blocklists = [file for file in files if file.name.endswith(BLOCKLIST_ENDINGS)]
+    pages = [file for file in files if not file.name.endswith(BLOCKLIST_ENDINGS)]
+    if "pages" in ctx.inputs:
+        blocklists.extend(ctx.inputs["pages"].select("blocklists"))
+    for file in pages:
+        if kind_of(file.name) is None:
+            kinds = ", ".join([*READERS, *BLOCKLIST_ENDINGS])
+            raise UserError(f"ingest: {file.name} is no kind of file that is read ({kinds}); leave it out of the sources")
+    if not pages:
+        raise UserError(f"ingest: no pages among its {len(files)} files; give files ending in {', '.join(READERS)}")
+    names = [file.name.removeprefix("pages/") for file in pages]
+    units = [Unit(unit, file.sha256, name, (file.path,)) for unit, name, file in zip(unit_names(names), names, pages, strict=True)]
+    lists = sorted({file.sha256: file for file in blocklists}.items())
+    mapped = ctx.map_shards(ingest_shard, units, params, {f"blocklist {number}": file for number, (_, file) in enumerate(lists)})
+    ctx.publish_shards(mapped)
+    return mapped.metrics
