@@ -57,6 +57,7 @@ class Ingested:
     other: int = 0  # records that never hold a document, not in total
     characters: int = 0  # of the kept texts
     killed: int = 0  # of the errored: those a backstop decided about
+    errors: list[str] = field(default_factory=list)  # the first errored ones, `file#offset: what is wrong`
 
 
 def ingest_file(
@@ -92,8 +93,13 @@ def ingest_file(
                     reason = "errored"
                     result.errored += 1
                     result.killed += isinstance(final, Killed)
+                    if len(result.errors) < _NAMED_ERRORS:
+                        result.errors.append(f"{source}: {normalise(final.detail)}")
                 rejects.write(Reject(identity, record.url, source, reason, normalise(final.detail)))
     return result
+
+
+_NAMED_ERRORS = 3
 
 
 def _filtered(outcomes: Iterable[Outcome], urls: UrlFilter) -> Iterator[Outcome]:

@@ -21,7 +21,7 @@ from msgspec import Meta
 from pipeline.cluster import ClusterConfig
 from pipeline.errors import UserError
 from pipeline.identity import canonical, plain
-from pipeline.stage import Stage
+from pipeline.stage import ANY, Stage
 
 GROUPS = ("recipe", "stage", "model", "source", "cluster")
 RESERVED = ("needs", "sources", "run", "pin")
@@ -35,7 +35,8 @@ class Sources:
     blocklists: Annotated[tuple[str, ...], Meta(description="lists of hosts whose pages are rejected")] = ()
     conversations: Annotated[tuple[str, ...], Meta(description="JSONL files of messages, for sft")] = ()
     preferences: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with a chosen and a rejected answer, for dpo")] = ()
-    prompts: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with the one right answer, for grpo and evaluate")] = ()
+    prompts: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with the one right answer, for grpo")] = ()
+    test_prompts: Annotated[tuple[str, ...], Meta(description="the same, held out, for evaluate")] = ()
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,26 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
         _require_stages(key, [getattr(settings, key)] if getattr(settings, key) else [], nodes)
     for key in ("only", "force"):
         _require_stages(key, getattr(settings, key), nodes)
+    if settings.only and (settings.target or settings.start):
+        raise UserError("only=[…] names all that is built; leave out target and start beside it")
+    _require_read(settings.source, nodes, settings.recipe_name)
     commands = {
         name: typed(settings_type(imported(dotted, f"commands.{name}")), values.get(name) or {}, name)
         for name, dotted in command_names.items()
         if name == settings.command
     }
     return Config(settings, _ordered(nodes), values, commands)
+
+
+def _require_read(source: Sources, nodes: Mapping[str, Node], recipe: str) -> None:
+    """UserError for files that the user gives and no stage would read."""
+    read = {path for node in nodes.values() for path in node.sources or ()}
+    for key, paths in dataclasses.asdict(source).items():
+        for path in paths:
+            if path not in read:
+                raise UserError(
+                    f"source.{key}: no stage of recipe={recipe} reads it; leave it out, or choose a recipe that does (recipe=web)"
+                )
 
 
 def register_resolvers() -> None:
@@ -144,8 +159,18 @@ def _node(name: str, dotted: str, values: Mapping[str, Any], raw: Mapping[str, A
     run = typed(found.run, values.get("run") or {}, f"{name}.run")
     wiring = typed(_Wiring, {key: values[key] for key in ("needs", "sources", "pin") if values.get(key) is not None}, name)
     needs = {role: upstream for role, upstream in wiring.needs.items() if upstream is not None}
+    _require_roles(name, found, needs)
     origin = re.search(r"\$\{(source\.\w+)\}", str(raw.get("sources")))
     return Node(name, found, params, run, needs, wiring.sources, origin[1] if origin else f"{name}.sources", wiring.pin)
+
+
+def _require_roles(name: str, found: Stage, needs: Mapping[str, str]) -> None:
+    known = [role.removesuffix("?") for role in found.needs if role != ANY]
+    if ANY not in found.needs:
+        _require_known(f"{name}.needs", needs, known)
+    for role in found.needs:
+        if role in known and role not in needs:
+            raise UserError(f"{name}.needs.{role}: not set, {name} cannot do without; name the stage that gives it")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ MENDABLE = {
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EISDIR: "a folder stands where a file is needed",
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "mend the link that leads back to itself",
+    errno.ESTALE: "mount it again, then run the same command again",
+    errno.EIO: "the disk or its network failed; then run the same command again",
 }
 
 

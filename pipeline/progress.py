@@ -87,7 +87,7 @@ def parsed(line: str | bytes) -> dict[str, Any] | None:
         event = json.loads(line)
     except ValueError:
         return None
-    return event if isinstance(event, dict) else None
+    return event if isinstance(event, dict) and {"event", "stage"} <= event.keys() else None
 
 
 def describe(event: dict[str, Any]) -> str:

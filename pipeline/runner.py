@@ -57,7 +57,7 @@ def run(config: Config, overrides: Sequence[str]) -> Survey:
                 bug = traceback.format_exc() if mendable(error) is None else None
                 raise StageFailed(f"{name}: {first_line(error)}", bug) from error
             survey.refresh(name)
-    current.finish(survey)
+            current.show(survey, name)
     return survey
 
 
@@ -68,9 +68,13 @@ def _made_stale(survey: Survey, name: str) -> bool:
 
 def closing_words(survey: Survey) -> str:
     """What a finished run says: that all is up to date, and the `summary.txt` of its last stage that has one."""
-    built = [survey.statuses[name] for name in survey.config.nodes if name in survey.closure]
-    words = f"{len(built)} stages are up to date in {survey.config.root}"
-    for status in reversed(built):
+    asked = [survey.statuses[name] for name in survey.config.nodes if name in survey.closure]
+    done = [status for status in asked if status.state == "DONE"]
+    words = f"{len(done)} stages are up to date in {survey.config.root}"
+    if len(done) < len(asked):
+        others = ", ".join(f"{status.node.name} ({status.state})" for status in asked if status.state != "DONE")
+        words += f"; not needed for them, and not there: {others}"
+    for status in reversed(done):
         artifact = survey.store.artifact(status.node.stage.name, str(status.fingerprint))
         for file in artifact.files if artifact else ():
             if file.name == "summary.txt":
@@ -136,6 +140,8 @@ def _build_leased(survey: Survey, node: Node, status: Status, lease: Lease, prog
         "elapsed_s": round(elapsed, 3),
     }
     store.publish(lease.fence, manifest, ctx.published)
+    for text in ctx.errors:
+        progress.event("note", text=f"errored: {text}")
     progress.event("done", elapsed_s=round(elapsed, 1), summary=_summary(ctx, metrics))
 
 
@@ -147,6 +153,7 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
         artifact = store.artifact(before.node.stage.name, str(before.fingerprint))
         if artifact is None:
             raise UserError(f"{node.name}: needs {upstream}, which has no artifact; run target={upstream} first")
+        _require_whole(upstream, artifact)
         inputs[role] = artifact
     own = store.own_files(node.stage.name, str(status.fingerprint), fence.epoch)
     if own.exists():  # an earlier process with this epoch cannot be: epochs are taken exclusively
@@ -184,6 +191,18 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
     )
 
 
+def _require_whole(name: str, artifact: Artifact) -> None:
+    """UserError where a published file is gone or cut: said here once, rather than by whatever would read it."""
+    for file in artifact.files:
+        try:
+            there = os.stat(file.path).st_size
+        except FileNotFoundError:
+            there = -1
+        if there != file.bytes:
+            found = "is missing" if there < 0 else f"has {there:,} bytes instead of {file.bytes:,}"
+            raise UserError(f"{name}: its published file {file.path} {found}; run force=[{name}], which makes it anew")
+
+
 def lineage(ctx: StageContext) -> dict[str, str]:
     """Name → hash of all this artifact comes from: every artifact before it by its digest, and every source file."""
     found = {file.name: file.sha256 for file in ctx.sources}
@@ -215,8 +234,8 @@ def _require_conservation(node: Node, ctx: StageContext) -> None:
             raise AssertionError(f"{node.name}: read {counts.total} records of the {upstream['kept']} that {node.stage.reads} kept")
     if counts.errored > ctx.run.error_budget * counts.total:
         raise UserError(
-            f"{node.name}: {counts.errored} of {counts.total} records are errored, over its error budget of {ctx.run.error_budget:.1%}; "
-            f"the rejects name each with file and offset: mend the input, or set {node.name}.run.error_budget"
+            f"{node.name}: {counts.errored} of {counts.total} records are errored, over its error budget of {ctx.run.error_budget:.1%}: "
+            f"{'; '.join(ctx.errors)}; mend the input, or set {node.name}.run.error_budget"
         )
 
 
@@ -232,6 +251,8 @@ def _summary(ctx: StageContext, metrics: Mapping[str, Any]) -> dict[str, Any]:
     summary: dict[str, Any] = {}
     if ctx.counts is not None:
         summary = {"in": ctx.counts.total, "kept": ctx.counts.kept}
+        if ctx.counts.errored:
+            summary["errored"] = ctx.counts.errored
     summary |= {name: value for name, value in metrics.items() if isinstance(value, int | float) and not isinstance(value, bool)}
     return dict(list(summary.items())[:5])
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -25,7 +26,7 @@ from pipeline.store import Artifact, Store
 
 @dataclass(frozen=True)
 class Run:
-    """Where one run keeps what it says of itself. Derived from the store; only `gc` reads `plan.json` as truth."""
+    """Where one run keeps what it says of itself. Derived from the store; only `plan.json` is truth, for `gc`, `chat` and `explain`."""
 
     directory: Path
 
@@ -54,26 +55,39 @@ class Run:
             raise UserError(f"{path}: damaged; run the command of this run again, which writes it anew") from None
 
     def begin(self, survey: Survey, overrides: Sequence[str]) -> None:
-        """Write down what is asked for, before anything is built."""
+        """Write down what is asked for, before anything is built, and show what is done already.
+
+        Stages that are not asked for keep their place in the plan: what an earlier command of this run made is still its own.
+        """
         from omegaconf import OmegaConf
 
-        self.directory.mkdir(parents=True, exist_ok=True)
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError) as error:
+            raise UserError(
+                f"{self.directory}: cannot be created ({error.strerror}); is root={survey.config.settings.root} mounted?"
+            ) from None
+        earlier: dict[str, dict[str, str]] = {}
+        with contextlib.suppress(UserError):  # a damaged plan is written anew
+            earlier = {entry["stage"]: entry for entry in self.planned()}
         _put_if_other(self.directory / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(survey.config.values))))
         _put_if_other(self.directory / "overrides.txt", "".join(f"{override}\n" for override in overrides))
-        plan = [
-            {"stage": status.node.name, "kind": status.node.stage.name, "fingerprint": status.fingerprint}
-            for status in survey.statuses.values()
-            if status.fingerprint
-        ]
+        plan = []
+        for name, status in survey.statuses.items():
+            asked = {"stage": name, "kind": status.node.stage.name, "fingerprint": status.fingerprint}
+            entry = asked if name in survey.closure else earlier.get(name, asked)
+            plan += [entry] if entry["fingerprint"] else []
         _put_if_other(self.directory / "plan.json", json.dumps(plan, indent=1))
+        for name in survey.closure:
+            self.show(survey, name)
 
-    def finish(self, survey: Survey) -> None:
-        """Bring the views of all done stages up to date."""
-        for status in survey.statuses.values():
-            if status.state == "DONE":
-                artifact = survey.store.artifact(status.node.stage.name, str(status.fingerprint))
-                if artifact is not None:
-                    self._view(survey.store, status, artifact)
+    def show(self, survey: Survey, name: str) -> None:
+        """Bring the view of a stage up to date if it is done."""
+        status = survey.statuses[name]
+        if status.state == "DONE":
+            artifact = survey.store.artifact(status.node.stage.name, str(status.fingerprint))
+            if artifact is not None:
+                self._view(survey.store, status, artifact)
 
     def _view(self, store: Store, status: Status, artifact: Artifact) -> None:
         """Relative links to the artifact's files under their names; the manifest's link comes last."""

@@ -142,6 +142,7 @@ def compute(task: ShardTask) -> bytes:
             "counts": plain(result.counts),
             "metrics": dict(result.metrics),
             "reproducible": result.reproducible,
+            "errors": list(result.errors),
         }
         data = json.dumps(record, sort_keys=True).encode()
         if task.replaces:
@@ -233,6 +234,7 @@ def _mapped(pool: Path, units: Sequence[Unit], keys: Sequence[str], records: Map
     counts: Counts | None = None
     metrics: dict[str, float] = {}
     reproducible = True
+    errors: list[str] = []
     for unit, key in zip(units, keys, strict=True):
         record = json.loads(records[key])
         for entry in record["files"]:
@@ -244,4 +246,5 @@ def _mapped(pool: Path, units: Sequence[Unit], keys: Sequence[str], records: Map
         for metric, value in record["metrics"].items():
             metrics[metric] = metrics.get(metric, 0) + value
         reproducible &= record["reproducible"]
-    return Mapped(tuple(files), counts, metrics, reproducible)
+        errors += record.get("errors", ())
+    return Mapped(tuple(files), counts, metrics, reproducible, tuple(errors[:NAMED]))

@@ -128,13 +128,15 @@ class Shard:
 class ShardResult:
     """What a shard's function reports: rows by output folder, counts (document stages), metrics to be summed.
 
-    `reproducible` is False when a clock decided about any record: the stage's manifest then says so.
+    `reproducible` is False when a clock decided about any record: the stage's manifest then says so. `errors` names the first
+    errored records, `where: what is wrong`.
     """
 
     records: Mapping[str, int] = field(default_factory=dict)
     counts: Counts | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     reproducible: bool = True
+    errors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +147,7 @@ class Mapped:
     counts: Counts | None
     metrics: Mapping[str, float]
     reproducible: bool = True
+    errors: tuple[str, ...] = ()
 
     def select(self, folder: str) -> tuple[File, ...]:
         """The files under one output folder, in the order of the units."""
@@ -193,6 +196,7 @@ class StageContext:
         self.published: list[File] = []
         self.counts: Counts | None = None
         self.reproducible = True
+        self.errors: tuple[str, ...] = ()
         self.shards_computed = self.shards_reused = 0
 
     def files(self, role: str) -> tuple[File, ...]:
@@ -235,6 +239,11 @@ class StageContext:
         if mapped.counts is not None:
             self.counts = mapped.counts if self.counts is None else self.counts + mapped.counts
         self.reproducible &= mapped.reproducible
+        self.errors += mapped.errors
+
+
+ANY = "*"
+Check = Callable[[str, Any, Any, Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -249,13 +258,22 @@ class Stage:
     reads: str | None = None
     keeps: str = "documents"
     extendable: tuple[str, ...] = ()
+    needs: tuple[str, ...] = (ANY,)
+    check: Check | None = None
 
     def __call__(self, ctx: StageContext, params: Any) -> Metrics:
         return self.function(ctx, params)
 
 
 def stage(
-    *, version: int, run: type = MapRun, reads: str | None = None, keeps: str = "documents", extendable: tuple[str, ...] = ()
+    *,
+    version: int,
+    run: type = MapRun,
+    reads: str | None = None,
+    keeps: str = "documents",
+    extendable: tuple[str, ...] = (),
+    needs: tuple[str, ...] = (ANY,),
+    check: Check | None = None,
 ) -> Callable[[Callable[[StageContext, Any], Metrics]], Stage]:
     """Declare a stage.
 
@@ -264,6 +282,9 @@ def stage(
     reads       role of the document stage it reads: its records in must equal what that input kept
     keeps       folder whose rows are the records it kept
     extendable  params that may grow without leaving the trajectory of checkpoints (`max_steps`)
+    needs       roles it reads; one that ends in `?` may be absent, `*` allows any others
+    check       called before anything starts with the stage's name in the recipe, params, run settings and the names of its sources;
+                raises UserError
     """
 
     def declare(function: Callable[[StageContext, Any], Metrics]) -> Stage:
@@ -272,6 +293,6 @@ def stage(
         params = hints.get(names[1]) if len(names) == 2 else None
         if params is None or not is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[union-attr]
             raise TypeError(f"stage {function.__name__}: its second argument must be typed with a frozen dataclass, its params")
-        return Stage(function.__name__, version, function, params, run, reads, keeps, extendable)
+        return Stage(function.__name__, version, function, params, run, reads, keeps, extendable, needs, check)
 
     return declare

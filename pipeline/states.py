@@ -59,6 +59,8 @@ class Survey:
         self.statuses: dict[str, Status] = {}
         for node in config.nodes.values():
             self.statuses[node.name] = self.look(node)
+            if node.stage.check is not None and node.pin is None and node.name in self.closure:
+                node.stage.check(node.name, node.params, node.run, [file.name for file in self._found.get(node.name, ())])
 
     def look(self, node: Node) -> Status:
         """The state of one stage now, given the states of those before it."""

@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -92,12 +92,17 @@ class TrainRun:
         return max(1, self.workers)
 
 
-def preflight(settings: Optimization, run: TrainRun) -> None:
-    """Refuse what DeepSpeed would only refuse on the ranks. Raises UserError with the mend."""
+def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = ()) -> None:
+    """Refuse before anything starts what DeepSpeed would only refuse on the ranks. `name` is the stage's in the recipe.
+
+    Raises UserError with the mend.
+    """
     if settings.precision == "bf16" and run.zero == 0:
-        raise UserError("precision=bf16 at run.zero=0 would add up gradients in bf16: set run.zero to 1, 2 or 3")
+        raise UserError(f"{name}.run.zero=0: at {name}.precision=bf16 it would add up gradients in bf16; set it to 1, 2 or 3")
     if run.workers == 0 and run.gpus_per_worker:
-        raise UserError("run.workers=0 trains inside the driver, which has no GPU assigned: set run.workers=1")
+        raise UserError(
+            f"{name}.run.workers=0: trains inside the driver, which has no GPU assigned; set it to 1, or {name}.run.gpus_per_worker=0"
+        )
 
 
 def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def examine_shard(shard: Shard) -> ShardResult:
     examiner = Examiner(model, tokenizer, ChatFormat(tokenizer), params.seed, params.max_new_tokens)
     paths = [file.path for file in side_files(shard, "prompts/")]
     if not paths:
-        raise UserError("evaluate: none of its prompt files has 'test' in its name; add one with prompts that nothing was trained on")
+        raise UserError("evaluate: no file of held-out prompts; give source.test_prompts, or a prompt file with 'test' in its name")
     rows = read_records(paths, ["id", "prompt", "answer"])[: params.max_prompts]
     prompts = [Prompt.from_row(row, f"{paths[0]}, row {number}") for number, row in enumerate(rows, start=1)]
     report["greedy"] = examiner.accuracy(prompts, 0.0, exact_answer).plain()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.stage import Fence, StageContext, Trajectory, UserError
-from trainer.engine import Optimization, TrainRun, preflight
+from trainer.engine import Optimization, TrainRun
 from trainer.model.config import ModelConfig
 from trainer.model.hf import WEIGHTS
 
@@ -60,7 +60,6 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
     An error of a rank arrives as it was raised there.
     """
     run: TrainRun = ctx.run
-    preflight(settings, run)
     inputs = {role: artifact.digest for role, artifact in ctx.inputs.items()} | {file.name: file.sha256 for file in ctx.sources}
     training = Training(task, plan, settings, run, model, ctx.path(WEIGHTS), inputs, ctx.trajectory, ctx.fence, ctx.progress)
     if run.workers == 0:
@@ -130,7 +129,7 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     run = training.run
     gpu = run.gpus_per_worker > 0
     resources: dict[str, float] = {"CPU": run.cpus_per_worker, **({"GPU": run.gpus_per_worker} if gpu else {})}
-    check_resources(resources, run.workers)
+    check_resources(name.partition("-")[0], resources, run.workers)
     failures = 0
     while True:
         # Ray's own snapshots are of no use here: they live and go with this launch
@@ -171,14 +170,19 @@ def lost(error: Exception) -> bool:
     return from_ray or isinstance(error, ConnectionError) or any(mark in str(error) for mark in PEER_LOST)
 
 
-def check_resources(resources: Mapping[str, float], workers: int) -> None:
+def check_resources(name: str, resources: Mapping[str, float], workers: int) -> None:
     """Raise UserError where the cluster can never place the ranks; Ray would wait for ever."""
     import ray
 
     there = ray.cluster_resources()
     for kind, wanted in resources.items():
         if wanted * workers > there.get(kind, 0):
+            fitting = int(there.get(kind, 0) // wanted)
+            mend = (
+                f"{name}.run.workers={fitting}"
+                if fitting
+                else f"{name}.run.{kind.lower()}s_per_worker={0 if kind == 'GPU' else wanted / 2:g}"
+            )
             raise UserError(
-                f"{workers} ranks need {wanted * workers:g} {kind}s, the cluster has {there.get(kind, 0):g}: "
-                f"set run.workers={int(there.get(kind, 0) // wanted)} or add nodes"
+                f"{workers} ranks need {wanted * workers:g} {kind}s, the cluster has {there.get(kind, 0):g}: set {mend} or add nodes"
             )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from pipeline.stage import Metrics, StageContext, Unit, UserError, stage, stem
-from trainer.engine import Optimization, TrainRun
+from trainer.engine import Optimization, TrainRun, preflight
 from trainer.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PretrainParams(Optimization):
             )
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",))
+@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("corpus", "tokenizer"), check=preflight)
 def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     """Train a base model on the next token of every document; publish it as a Hugging Face directory."""
     from data_prep.tokenizer import Tokenizer
@@ -84,7 +84,21 @@ class SftParams(Optimization):
     seed: Seed = 0
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",))
+def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequence[str]) -> None:
+    """Refuse conversations without a set to train on or one to validate on before the base model is trained for them."""
+    preflight(name, params, run)
+    if sources:
+        require_both_sets(name, sources)
+
+
+def require_both_sets(name: str, files: Sequence[str]) -> None:
+    held_out = [file for file in files if "validation" in stem(file)]
+    if not held_out or len(held_out) == len(files):
+        there = ", ".join(files) or "none"
+        raise UserError(f"{name}: needs conversations to train on and others whose file has 'validation' in its name; there are {there}")
+
+
+@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("model", "conversations?"), check=check_fine_tuning)
 def sft(ctx: StageContext, params: SftParams) -> Metrics:
     """Train a model to answer: only the assistant's turns and their end are trained."""
     from data_prep.tokenizer import Tokenizer
@@ -99,16 +113,14 @@ def sft(ctx: StageContext, params: SftParams) -> Metrics:
         raise UserError(f"sft.sequence_length={params.sequence_length}: the model reads {config.max_position_embeddings} tokens; lower it")
     files = ctx.files("conversations")
     task = FineTuning(
-        train=tuple(file.path for file in files if "validation" not in file.name),
-        validation=tuple(file.path for file in files if "validation" in file.name),
+        train=tuple(file.path for file in files if "validation" not in stem(file.name)),
+        validation=tuple(file.path for file in files if "validation" in stem(file.name)),
         tokenizer=directory,
         sequence_length=params.sequence_length,
         batch=params.batch,
         seed=params.seed,
     )
-    if not task.train or not task.validation:
-        names = ", ".join(file.name for file in files) or "none"
-        raise UserError(f"sft: needs files to train on and one with 'validation' in its name; its conversations are {names}")
+    require_both_sets("sft", [file.name for file in files])
     plan = Plan(params.max_steps, params.validate_every, keep_best="loss", patience=params.patience)
     report = launch(ctx, task, plan, params, SavedModel(directory))
     publish_model(ctx, config, params, directory, Tokenizer.load(directory), "Chat model")
@@ -182,7 +194,7 @@ class DpoParams(Optimization):
             raise ValueError("preference_weight and nll_weight are both 0, which trains nothing; set one of them above 0")
 
 
-@stage(version=1, run=TrainRun)
+@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight)
 def dpo(ctx: StageContext, params: DpoParams) -> Metrics:
     """Train a model to prefer the chosen of two answers."""
     from data_prep.tokenizer import Tokenizer
@@ -235,7 +247,7 @@ class GrpoParams(Optimization):
     seed: Seed = 0
 
 
-@stage(version=1, run=TrainRun)
+@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight)
 def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
     """Train a model by reinforcement on prompts whose answers can be checked; publish its rollouts beside it."""
     from data_prep.tokenizer import Tokenizer
@@ -291,7 +303,7 @@ class EvaluateParams:
     seed: Seed = 0
 
 
-@stage(version=1)
+@stage(version=1, needs=("corpus", "*"))
 def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
     """Measure every model among the inputs on the same held-out data; publish the numbers and a table, side by side.
 
@@ -306,7 +318,9 @@ def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
     side = {f"corpus/{file.name}": file for file in ctx.inputs["corpus"].files if file.name.split("/")[0] in ("validation", "index")}
     for role in ("prompts", "preferences"):
         if role in ctx.inputs or role == "prompts":
-            side |= {f"{role}/{file.name}": file for file in ctx.files(role) if "test" in stem(file.name)}
+            # what a stage made holds the sets of all trainings; the user's own files here are for nothing else
+            files = [file for file in ctx.files(role) if role not in ctx.inputs or "test" in stem(file.name)]
+            side |= {f"{role}/{file.name}": file for file in files}
     models = {role: artifact for role, artifact in ctx.inputs.items() if role not in ("corpus", "prompts", "preferences")}
     units = [
         Unit(role, artifact.digest, None, tuple(file.path for file in artifact.files if "/" not in file.name))

@@ -42,7 +42,7 @@ def remove_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=1, reads="corpus")
+@stage(version=1, reads="corpus", needs=("corpus",))
 def dedup(ctx: StageContext, params: DedupParams) -> Metrics:
     """Keep one of all documents with the same text. A file is rewritten only when its own removal list has changed."""
     from data_prep.dedup.exact import removals, write_removals

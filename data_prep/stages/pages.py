@@ -41,7 +41,7 @@ class DemoParams:
             raise ValueError(f"{total}: there are 2,600 additions to train on, set them so that their sum is at most that")
 
 
-@stage(version=1)
+@stage(version=1, needs=())
 def demo(ctx: StageContext, params: DemoParams) -> Metrics:
     """Invent a small web and pack it as WARC files, with the truth about every page, and write the chat sets."""
     import json
@@ -107,10 +107,11 @@ def ingest_shard(shard: Shard) -> ShardResult:
         counts=Counts(done.total, done.kept, dict(sorted(done.rejected.items())), done.errored),
         metrics={"other_records": done.other, "characters": done.characters, "killed_by_backstop": done.killed},
         reproducible=not done.killed,
+        errors=tuple(done.errors),
     )
 
 
-@stage(version=1)
+@stage(version=1, needs=("pages?",))
 def ingest(ctx: StageContext, params: IngestParams) -> Metrics:
     """Main text of web pages (WARC) and ready texts (JSONL), as documents; blocklists stand beside the pages."""
     from data_prep.ingest import READERS, kind_of, unit_names

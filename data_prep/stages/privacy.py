@@ -37,7 +37,7 @@ def scrub_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=1, reads="corpus")
+@stage(version=1, reads="corpus", needs=("corpus",))
 def scrub(ctx: StageContext, params: ScrubParams) -> Metrics:
     """Replace e-mail and IP addresses by placeholders. Metrics count them by kind; values are kept nowhere."""
     mapped = ctx.map_shards(scrub_shard, units_of(ctx.inputs["corpus"].select("documents")))

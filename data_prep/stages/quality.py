@@ -54,7 +54,7 @@ def score_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=1, reads="corpus", keeps="scores")
+@stage(version=1, reads="corpus", keeps="scores", needs=("corpus",))
 def score(ctx: StageContext, params: ScoreParams) -> Metrics:
     """Identify every document's language and measure its quality; nothing is decided yet."""
     mapped = ctx.map_shards(score_shard, units_of(ctx.inputs["corpus"].select("documents")), params)
@@ -89,7 +89,7 @@ def select_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=1, reads="corpus")
+@stage(version=1, reads="corpus", needs=("corpus", "scores"))
 def select(ctx: StageContext, params: Thresholds) -> Metrics:
     """Keep the documents whose scores pass the thresholds. Other thresholds never score again."""
     scores = {stem(file.name): file for file in ctx.inputs["scores"].select("scores")}

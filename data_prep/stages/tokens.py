@@ -18,7 +18,7 @@ class TokenizerParams:
     sample_bytes: Annotated[int, Meta(ge=1, description="text to train on, bytes; chosen by the hash of the document's id")] = 100_000_000
 
 
-@stage(version=1)
+@stage(version=1, needs=("corpus",))
 def tokenizer(ctx: StageContext, params: TokenizerParams) -> Metrics:
     """Train the tokenizer and publish it as sentencepiece and as Hugging Face files that give the same ids."""
     from data_prep.documents import read_documents
@@ -86,7 +86,7 @@ def tokenize_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=1, reads="corpus", keeps="index")
+@stage(version=1, reads="corpus", keeps="index", needs=("corpus", "tokenizer"))
 def tokenize(ctx: StageContext, params: TokenizeParams) -> Metrics:
     """Turn documents into token shards for training and validation."""
     from data_prep.tokenizer import TOKENIZER_FILES

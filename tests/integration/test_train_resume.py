@@ -86,4 +86,4 @@ def test_more_ranks_than_the_cluster_can_hold_are_refused_with_the_number_it_can
 
     there = int(ray.cluster_resources()["CPU"])
     with pytest.raises(UserError, match=rf"{there + 1} ranks need {there + 1} CPUs.*run\.workers={there}"):
-        check_resources({"CPU": 1.0}, there + 1)
+        check_resources("pretrain", {"CPU": 1.0}, there + 1)

@@ -87,6 +87,12 @@ def toy(tmp_path: Path) -> Toy:
         ("tagret=join", "tagret: no such setting; did you mean target?"),
         ("target=jion", "target=jion: no such stage; did you mean join?"),
         ("only=[jion]", "only=jion: no such stage; did you mean join?"),
+        ("join.needs.corpsu=shout", "join.needs.corpsu: no such setting; did you mean corpus?"),
+        ("join.needs.corpus=null", "join.needs.corpus: not set, join cannot do without; name the stage that gives it"),
+        (
+            "source.prompts=[/tmp/a.jsonl]",
+            "source.prompts: no stage of recipe=toy reads it; leave it out, or choose a recipe that does (recipe=web)",
+        ),
         ("join.needs.corpus=shuot", "join.needs.corpus=shuot: no such stage; did you mean shout?"),
         ("clean.needs.x=join", "needs: clean → join → shout → clean go in a circle; remove one of these needs"),
         ("source.pages=[]", "source.pages: empty, clean has nothing to read; set source.pages=[/path/to/files*]"),
@@ -146,8 +152,10 @@ finally:
 
 @pytest.mark.parametrize("recipe", ["demo", "web", "tiny"])
 def test_planning_any_recipe_imports_nothing_heavy(recipe: str, tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n')
-    sources = [f"source.{kind}=[{tmp_path}/a.jsonl]" for kind in ("pages", "conversations", "preferences", "prompts")]
+    for name in ("a", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text('{"text": "hello"}\n')
+    kinds = ("pages", "conversations", "preferences", "prompts", "test_prompts") if recipe == "web" else ()
+    sources = [f"source.{kind}=[{tmp_path}/*.jsonl]" for kind in kinds]
     command = [sys.executable, "-c", PROBE, "plan", f"recipe={recipe}", f"root={tmp_path}/root", *sources]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert result.returncode == 0, result.stderr

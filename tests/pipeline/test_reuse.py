@@ -197,6 +197,31 @@ def test_gc_keeps_what_a_run_still_shows(toy: Toy) -> None:
     assert set(toy.states().values()) == {"DONE"}
 
 
+def test_a_command_for_an_early_stage_leaves_the_later_ones_in_the_run(toy: Toy) -> None:
+    shown = {stage: (toy.root / "runs/toy/stages" / stage / "manifest.json").resolve() for stage in ("shout", "join")}
+    toy.run("target=clean", "clean.shorter_than=5")
+    assert {stage: (toy.root / "runs/toy/stages" / stage / "manifest.json").resolve() for stage in shown} == shown
+    shutil.rmtree(toy.root / "runs/toy/stages/join")  # the plan alone must be enough
+    listed = toy.run("gc", "target=clean", "clean.shorter_than=5").stdout
+    assert "/store/clean/" in listed and "/store/shout/" not in listed and "/store/join/" not in listed
+
+
+def test_a_run_that_fails_shows_what_was_done_before(tmp_path: Path, ray_head: str) -> None:
+    toy = Toy(tmp_path, ray_head)
+    toy.write(one="a bee sat in the clover")
+    toy.run("shout.fail_on=bee", expect=1)
+    assert sorted(path.parent.name for path in (toy.root / "runs/toy/stages").glob("*/manifest.json")) == ["clean", "vocabulary"]
+
+
+@pytest.mark.parametrize(("damage", "said"), [("", "has 0 bytes instead of"), (None, "is missing")])
+def test_an_input_that_lost_a_file_is_named_with_the_mend(toy: Toy, damage: str | None, said: str) -> None:
+    path = toy.root / toy.manifest("vocabulary")["files"][0]["path"]
+    path.unlink() if damage is None else path.write_text(damage)
+    failed = toy.run("shout.mark=?", expect=1).stderr
+    assert f"vocabulary: its published file {path} {said}" in failed and "run force=[vocabulary]" in failed and "Traceback" not in failed
+    toy.run("shout.mark=?", "force=[vocabulary]")
+
+
 def test_gc_removes_what_cut_processes_left(toy: Toy) -> None:
     artifact = Path(toy.rows("plan")["clean"]["path"])
     left = [artifact / ".spec.json.1.tmp", toy.root / "store" / "clean" / ".abc.removed"]

@@ -76,7 +76,7 @@ def shout(ctx: StageContext, params: ShoutParams) -> Metrics:
     return {}
 
 
-@stage(version=1)
+@stage(version=1, needs=("corpus",))
 def join(ctx: StageContext, params: JoinParams) -> Metrics:
     texts = [Path(file.path).read_text() for file in ctx.inputs["corpus"].select("documents")]
     Path(ctx.path("text/all.txt")).write_text(params.separator.join(texts))

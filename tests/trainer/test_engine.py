@@ -45,13 +45,13 @@ def test_clipping_and_accumulation_are_always_explicit() -> None:
 
 
 def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend() -> None:
-    with pytest.raises(UserError, match=r"bf16 at run\.zero=0.*set run\.zero"):
-        preflight(Optimization(precision="bf16"), TrainRun(zero=0))
-    with pytest.raises(UserError, match=r"run\.workers=1"):
-        preflight(Optimization(), TrainRun(workers=0, gpus_per_worker=1))
+    with pytest.raises(UserError, match=r"sft\.run\.zero=0: at sft\.precision=bf16 .*; set it to 1, 2 or 3"):
+        preflight("sft", Optimization(precision="bf16"), TrainRun(zero=0))
+    with pytest.raises(UserError, match=r"sft\.run\.workers=0: .*set it to 1, or sft\.run\.gpus_per_worker=0"):
+        preflight("sft", Optimization(), TrainRun(workers=0, gpus_per_worker=1))
     with pytest.raises(ValueError, match="betas"):
         Optimization(betas=(0.9, 1.0))
-    preflight(Optimization(precision="bf16"), TrainRun(zero=2))
+    preflight("sft", Optimization(precision="bf16"), TrainRun(zero=2))
 
 
 def test_stages_and_params_load_nothing_heavy() -> None:
