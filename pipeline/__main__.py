@@ -88,7 +88,7 @@ def _override(argument: str) -> str:
 
 def main() -> None:
     """Entry point of `crawl2chat` and `python -m pipeline`."""
-    arguments = sys.argv[1:]
+    arguments = [argument.encode(errors="surrogateescape").decode(errors="replace") for argument in sys.argv[1:]]
     terminated = threading.Event()
 
     def terminate(*_: object) -> None:  # like Ctrl-C, so that leases are released; Ray would change the code of a SystemExit

@@ -77,3 +77,10 @@ def test_a_message_longer_than_the_context_is_refused(directory):
 def test_without_a_model_the_command_says_what_to_run(directory):
     with pytest.raises(UserError, match="no model has been built yet"):
         chat_command({"tokenize": Artifact("tokenize", "00", "digest", str(directory), (), {})}, ["hi"], ChatSettings())
+
+
+def test_a_message_with_no_room_leaves_the_conversation_as_it_was(directory):
+    assistant, answers = Assistant.load(str(directory), Sampling(0.0)), io.StringIO()
+    converse(assistant, io.StringIO("and " * 5_000 + "\nWhat is 2+3?\n"), answers)
+    said = answers.getvalue()
+    assert "(/new begins another conversation)" in said and said.endswith("".join(assistant.answer(QUESTION)) + "\n\n> ")

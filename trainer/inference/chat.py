@@ -112,10 +112,13 @@ def converse(assistant: Assistant, questions: TextIO, answers: TextIO) -> None:
         if message == "/new":
             messages = []
         elif message:
-            messages.append({"role": "user", "content": message})
             pieces = []
-            for piece in assistant.answer(messages):
-                pieces.append(piece)
-                print(piece, end="", file=answers, flush=True)
+            try:
+                for piece in assistant.answer([*messages, {"role": "user", "content": message}]):
+                    pieces.append(piece)
+                    print(piece, end="", file=answers, flush=True)
+            except UserError as error:  # a message with no room: the conversation so far stays
+                print(f"{error} (/new begins another conversation)", file=answers, flush=True)
+                continue
             print(file=answers, flush=True)
-            messages.append({"role": "assistant", "content": "".join(pieces)})
+            messages += [{"role": "user", "content": message}, {"role": "assistant", "content": "".join(pieces)}]
