@@ -111,7 +111,7 @@ class Run:
 
 def used(root: Path) -> Iterator[tuple[str, str, str]]:
     """(run, stage, fingerprint) of all that a run plans, or shows from an earlier plan of the same name."""
-    for name in storage.names(root / "runs"):
+    for name in storage.folders(root / "runs"):
         run = Run(root / "runs" / name)
         for entry in run.planned():
             yield name, entry["kind"], entry["fingerprint"]

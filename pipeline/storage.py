@@ -71,6 +71,11 @@ def names(directory: str | Path) -> list[str]:
         return []
 
 
+def folders(directory: str | Path) -> list[str]:
+    """The folders that stand directly under `directory`, sorted: what else lies there (`.DS_Store`) is nobody's."""
+    return [name for name in names(directory) if not name.startswith(".") and Path(directory, name).is_dir()]
+
+
 def put(path: str | Path, data: bytes) -> None:
     """Write the whole object, over whatever was there: a reader sees the old bytes or the new."""
     temporary = _written_beside(path, data)

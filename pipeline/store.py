@@ -65,11 +65,11 @@ class Store:
         return self.stage_directory(stage) / "trajectories" / key
 
     def stages(self) -> list[str]:
-        return storage.names(self.root / "store")
+        return storage.folders(self.root / "store")
 
     def fingerprints(self, stage: str) -> list[str]:
         """Every fingerprint of a stage that was ever begun."""
-        return [name for name in storage.names(self.stage_directory(stage)) if name not in RESERVED and not name.startswith(".")]
+        return [name for name in storage.folders(self.stage_directory(stage)) if name not in RESERVED]
 
     def manifest(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
         """The artifact's manifest, or None while it has none."""

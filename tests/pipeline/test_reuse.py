@@ -222,6 +222,14 @@ def test_an_input_that_lost_a_file_is_named_with_the_mend(toy: Toy, damage: str 
     toy.run("shout.mark=?", "force=[vocabulary]")
 
 
+def test_stray_files_in_the_store_do_not_matter(toy: Toy) -> None:
+    for folder in ("store", "store/clean", "runs"):
+        (toy.root / folder / ".DS_Store").write_text("")
+        (toy.root / folder / "notes.txt").write_text("")
+    for command in ("ls", "gc", "verify", "status"):
+        toy.run(command)
+
+
 def test_gc_removes_what_cut_processes_left(toy: Toy) -> None:
     artifact = Path(toy.rows("plan")["clean"]["path"])
     left = [artifact / ".spec.json.1.tmp", toy.root / "store" / "clean" / ".abc.removed"]
