@@ -5,7 +5,7 @@
 DPO stands beside the same steps on the same chosen answers without the preference term. GRPO stands beside three others that
 have what it had, the same model to begin with and as many samples or as much compute:
 
-- more SFT: the conversations again, for as much arithmetic, ending with the weights of the best validation;
+- more SFT: the conversations again, for as much arithmetic or until validation has stopped improving, with the best weights;
 - rejection sampling (Yuan et al. 2023): as many answers drawn from the first model; the distinct right ones join the
   conversations, on which the base model is fine-tuned as SFT was, for as many epochs;
 - its online form (RAFT, Dong et al. 2023): GRPO's own steps, in which a right sample counts 1 and a wrong one nothing.
@@ -137,14 +137,15 @@ def rejection_sampling(run: Run, home: Path) -> Transformer:
 
 
 def continued_fine_tuning(run: Run, home: Path) -> Transformer:
-    """As much arithmetic as GRPO's: a drawn token costs a forward pass, a trained one three times that."""
+    """At most as much arithmetic as GRPO's (a drawn token costs a forward pass, a trained one three times that); it ends where
+    SFT itself would, once validation has not improved for its patience."""
     params, spent, first = run.params("sft", SftParams), run.metrics("grpo"), run.metrics("sft")
     steps = round((spent["drawn_tokens"] / 3 + spent["tokens"]) / (first["tokens"] / first["steps"]))
     task = FineTuning(
         (run.demo("conversations", "train"),), (run.demo("conversations", "validation"),), str(run.stage("dpo")),
         params.sequence_length, params.batch, params.seed + 1,
     )  # fmt: skip
-    plan = Plan(steps, params.validate_every, keep_best="loss")
+    plan = Plan(steps, params.validate_every, keep_best="loss", patience=params.patience)
     return trained(task, plan, replace(params, lr=run.params("grpo", GrpoParams).lr), run.stage("dpo"), home)[0]
 
 
