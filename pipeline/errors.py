@@ -17,6 +17,7 @@ MENDABLE = {
     errno.ESTALE: "mount it again, then run the same command again",
     errno.EIO: "the disk or its network failed; then run the same command again",
 }
+PASSING = frozenset((errno.ESTALE, errno.EIO))  # of these, what another attempt may not meet again
 
 
 class UserError(Exception):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipeline import storage
-from pipeline.errors import UserError, mendable
+from pipeline.errors import MENDABLE, PASSING, UserError, mendable
 from pipeline.files import File
 from pipeline.identity import digest, plain
 from pipeline.sources import require_unchanged
@@ -151,6 +151,10 @@ def compute(task: ShardTask) -> bytes:
         if storage.create(folder / "record.json", data):
             return data
         return finished(folder) or compute(task)
+    except OSError as error:
+        if error.errno in MENDABLE.keys() - PASSING:  # a full disk stays full: a UserError is not tried again
+            raise UserError(mendable(error)) from error
+        raise
     finally:
         storage.remove_tree(private)
 

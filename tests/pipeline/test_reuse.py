@@ -180,6 +180,16 @@ def test_a_bad_shard_stops_no_other_and_is_named(toy: Toy) -> None:
     toy.run("shout.fail_on=miller", "target=shout")
 
 
+@pytest.mark.parametrize(("refusal", "tries"), [("ENOSPC", 1), ("EIO", 3)])
+def test_only_a_refusal_that_may_pass_is_tried_again(toy: Toy, tmp_path: Path, refusal: str, tries: int) -> None:
+    attempts = tmp_path / "attempts"
+    (toy.folder / "in" / "two.txt").unlink()
+    result = toy.run(f"shout.refuse={refusal}", f"shout.attempts={attempts}", "shout.run.retries=2", expect=1)
+    assert attempts.read_text().count("again") == tries
+    assert "then run the same command again" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_sweep_shares_what_stands_before_it_and_resumes(toy: Toy) -> None:
     toy.run("-m", "shout.mark=1st,2nd")
     runs = sorted(path.name for path in (toy.root / "runs").iterdir() if path.name.startswith("toy-"))

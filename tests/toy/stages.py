@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +26,8 @@ class ShoutParams:
     case: Literal["upper", "lower"] = "upper"
     sleep_s: Annotated[float, Meta(ge=0)] = 0.0
     fail_on: str = ""
+    refuse: Annotated[str, Meta(description="name of the error with which the disk refuses every attempt")] = ""
+    attempts: Annotated[str, Meta(description="file that gets a line for each attempt refused")] = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,11 @@ def shout_shard(shard: Shard) -> ShardResult:
     text = Path(shard.unit.paths[0]).read_text()
     if shard.params.fail_on and shard.params.fail_on in text:
         raise UserError(f"{shard.unit.name}: holds {shard.params.fail_on!r}; remove it")
+    if shard.params.refuse:
+        with open(shard.params.attempts, "a") as stream:
+            stream.write("again\n")
+        number = getattr(errno, shard.params.refuse)
+        raise OSError(number, os.strerror(number))
     time.sleep(shard.params.sleep_s)
     known = set(Path(shard.side["vocabulary"].path).read_text().split())
     words = [getattr(word, shard.params.case)() + shard.params.mark for word in text.split() if word in known]
