@@ -98,8 +98,8 @@ def ingest_file(
 
 def _filtered(outcomes: Iterable[Outcome], urls: UrlFilter) -> Iterator[Outcome]:
     for outcome in outcomes:
-        if isinstance(outcome, Page | PlainText) and (reason := urls.check(outcome.record.url)):
-            outcome = Rejected(outcome.record, reason)
+        if isinstance(outcome, Page | PlainText) and (blocked := urls.judge(outcome.record.url)):
+            outcome = Rejected(outcome.record, blocked.reason, blocked.entry)
         yield outcome
 
 

@@ -13,9 +13,10 @@ from warcs import http, members, record
 from data_prep import ingest as ingest_module
 from data_prep.documents import Document, Reject, read_documents, read_rejects
 from data_prep.ingest import kind_of, unit_names
-from data_prep.stages import IngestParams, ingest, ingest_shard
+from data_prep.stages import IngestParams, compile_shard, ingest, ingest_shard
+from data_prep.urls import OWN_LISTS
 from pipeline.files import File
-from pipeline.stage import Shard, ShardResult, Unit, UserError
+from pipeline.stage import Shard, ShardResult, Unit, UserError, joined
 
 TEXT = "<html><body><p>{} and a few more words to make it a paragraph.</p></body></html>"
 
@@ -48,10 +49,12 @@ def run(tmp_path: Path):
         path = data if isinstance(data, Path) else folder / "source"
         if isinstance(data, bytes):
             path.write_bytes(data)
-        side = {}
         for index, blocklist in enumerate(blocklists):
-            (folder / f"{index}.hosts").write_bytes(blocklist)
-            side[f"blocklist {index}"] = File.of(f"{index}.hosts", str(folder / f"{index}.hosts"))
+            (folder / f"list{index}.hosts").write_bytes(blocklist)
+        lists = [*OWN_LISTS, *(str(path) for path in sorted(folder.glob("*.hosts")))]
+        compile_shard(Shard(joined("blocklist", *(File.of(path, path) for path in lists), argument=lists), None, {}, str(folder)))
+        compiled = str(folder / "blocklist" / "blocklist.safetensors")
+        side = {"blocklist": File.of(compiled, compiled)}
         done = Done(ingest_shard(Shard(Unit("unit", "", name, (str(path),)), params, side, str(folder))), folder)
         assert done.counts is not None and done.counts.balanced
         assert done.counts.kept == len(done.documents) == done.result.records["documents"]
@@ -99,7 +102,8 @@ def test_jsonl_texts_are_normalised_and_bad_lines_errored(run) -> None:
 def test_blocked_hosts_are_rejected_before_extraction(run) -> None:
     own = record(http(TEXT.format("x").encode()), number=9, WARC_Target_URI="https://www.pornhub.com/")
     done = run(b"".join([own, *pages(1)]), blocklists=(b"0.0.0.0 site.example\n", b"other.example"))
-    assert [reject.reason for reject in done.rejects] == ["blocked_host", "blocked_host"]
+    assert [reject.reason for reject in done.rejects] == ["blocked_adult", "blocked_list0"]
+    assert [reject.detail for reject in done.rejects] == ["pornhub.com", "site.example"]
 
 
 def test_ids_do_not_depend_on_how_records_are_cut_into_files(run) -> None:
