@@ -110,7 +110,7 @@ class _Builder:
             first = numpy.flatnonzero(numpy.concatenate([[True], ~repeated]))
             number = numpy.minimum.reduceat(values & CATEGORY, first)  # of several categories the first in the alphabet
             number[number == _NOTHING] = 0
-            values = numpy.bitwise_or.reduceat(values & ~numpy.uint16(CATEGORY), first) | number
+            values = numpy.asarray(numpy.bitwise_or.reduceat(values & ~numpy.uint16(CATEGORY), first) | number, numpy.uint16)
             keys = keys[first]
         entries = dict(sorted(self._entries.items()))
         facts = Facts(entries, len(keys), self._unusable, self._public, collisions)

@@ -1,5 +1,6 @@
 """Hosts on a list are blocked with their sub-domains, and nothing that only looks like them, one by one as in batches."""
 
+import doctest
 import gzip
 import hashlib
 import json
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import data_prep.urls
 from data_prep.urls import OWN_LISTS, Blocklist, UrlFilter, Words, compile_entries, compile_lists, list_kind
 from data_prep.urls.hashing import Names, name_hashes
 from data_prep.urls.lists import Entry, read_entries
@@ -81,6 +83,10 @@ def test_the_most_specific_entry_decides(url: str, reason: str | None) -> None:
     urls = UrlFilter(SOME)
     assert urls.check(url) == reason
     assert urls.check_batch(["http://x.org/", url]) == [None, reason]
+
+
+def test_the_example_of_the_package_runs() -> None:
+    assert doctest.testmod(data_prep.urls).failed == 0
 
 
 def test_what_is_blocked_is_named() -> None:
