@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from msgspec import Meta
 
-from pipeline.stage import Counts, File, Metrics, Shard, ShardResult, StageContext, Unit, UserError, joined, stage
+from pipeline.stage import Counts, File, Metrics, Shard, ShardResult, StageContext, UserError, joined, stage
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,10 @@ class IngestParams:
     max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page")] = 30_000
     max_depth: Annotated[int, Meta(ge=4, le=5_000, description="deepest nesting of a page's elements")] = 512
     urls: UrlRules = UrlRules()
+    split_bytes: Annotated[int, Meta(ge=0, description="larger files are divided into parts of about this size, bytes; 0: none are")] = (
+        128 << 20
+    )
+    paths_prefix: Annotated[str, Meta(description="what stands before the lines of lists of paths")] = "https://data.commoncrawl.org/"
 
 
 def compile_shard(shard: Shard) -> ShardResult:
@@ -107,17 +111,19 @@ def compile_shard(shard: Shard) -> ShardResult:
 
 
 def ingest_shard(shard: Shard) -> ShardResult:
-    """One file of pages to documents and rejects."""
+    """One file of pages, or a part of one, to documents and rejects."""
     from data_prep.documents import DocumentWriter, RejectWriter
     from data_prep.extract import Limits
-    from data_prep.ingest import ingest_file
+    from data_prep.ingest import ingest_records
+    from data_prep.sources.units import open_unit
     from data_prep.urls import UrlFilter
 
     urls = UrlFilter.load(shard.side["blocklist"].path, shard.params.urls.soft_words)
     limits = Limits(shard.params.max_tags, shard.params.max_depth)
     paths = shard.path("documents", ".parquet"), shard.path("rejects", ".parquet")
     with DocumentWriter(paths[0]) as documents, RejectWriter(paths[1]) as rejects:
-        done = ingest_file(shard.unit.paths[0], shard.unit.argument, urls, shard.params.max_record_bytes, limits, documents, rejects)
+        name, records = open_unit(shard.unit.argument, shard.unit.paths, shard.params.max_record_bytes)
+        done = ingest_records(name, records, urls, limits, documents, rejects)
     return ShardResult(
         records={"documents": documents.records, "rejects": rejects.records},
         counts=Counts(done.total, done.kept, dict(sorted(done.rejected.items())), done.errored),
@@ -128,29 +134,26 @@ def ingest_shard(shard: Shard) -> ShardResult:
 
 @stage(version=2)
 def ingest(ctx: StageContext, params: IngestParams) -> Metrics:
-    """Main text of web pages (WARC) and ready texts (JSONL), as documents; blocklists stand beside the pages."""
-    from data_prep.ingest import READERS, kind_of, unit_names
-    from data_prep.urls import ENDINGS, OWN_LISTS, list_kind
+    """Main text of web pages (WARC, HTML) and ready texts (WET, JSONL, Parquet, data sets) as documents; lists stand beside them."""
+    from data_prep.sources.units import KINDS, plan_units
+    from data_prep.urls import OWN_LISTS, list_kind
 
     files = ctx.files("pages")
     blocklists = [file for file in files if list_kind(file.name)]
     pages = [file for file in files if not list_kind(file.name)]
     if "pages" in ctx.inputs:
         blocklists.extend(ctx.inputs["pages"].select("blocklists"))
-    for file in pages:
-        if kind_of(file.name) is None:
-            kinds = ", ".join([*READERS, *ENDINGS])
-            raise UserError(f"ingest: {file.name} is no kind of file that is read ({kinds}); leave it out of the sources")
     if not pages:
-        raise UserError(f"ingest: no pages among its {len(files)} files; give files ending in {', '.join(READERS)}")
-    names = [file.name.removeprefix("pages/") for file in pages]
-    units = [Unit(unit, file.sha256, name, (file.path,)) for unit, name, file in zip(unit_names(names), names, pages, strict=True)]
+        raise UserError(f"ingest: no pages among its {len(files)} files; give files ending in {', '.join(KINDS)}")
+    named = [replace(file, name=file.name.removeprefix("pages/")) for file in pages]
+    units = plan_units(named, params.split_bytes, params.paths_prefix)
     if params.urls.own_lists:
         blocklists.extend(File.of(f"own/{os.path.basename(path)}", path) for path in OWN_LISTS)
     blocklists.sort(key=lambda file: (file.name, file.sha256))
     lists = joined("blocklist", *blocklists, argument=[file.name for file in blocklists])
     compiled = ctx.map_shards(compile_shard, [lists])
     ctx.publish_shards(compiled)
-    mapped = ctx.map_shards(ingest_shard, units, params, {"blocklist": compiled.files[0]})
+    # a shard knows its part by its argument: another way of dividing files changes nothing for those that stay whole
+    mapped = ctx.map_shards(ingest_shard, units, replace(params, split_bytes=0, paths_prefix=""), {"blocklist": compiled.files[0]})
     ctx.publish_shards(mapped)
     return mapped.metrics

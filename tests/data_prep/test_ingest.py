@@ -12,7 +12,7 @@ from warcs import http, members, record
 
 from data_prep import ingest as ingest_module
 from data_prep.documents import Document, Reject, read_documents, read_rejects
-from data_prep.ingest import kind_of, unit_names
+from data_prep.sources.units import kind_of, unit_names
 from data_prep.stages import IngestParams, compile_shard, ingest, ingest_shard
 from data_prep.urls import OWN_LISTS
 from pipeline.files import File
@@ -191,9 +191,9 @@ def test_files_that_cannot_be_read_are_named(names: tuple[str, ...], words: str)
 
 
 def test_kinds_go_by_the_end_of_the_name() -> None:
-    assert [kind_of(name) for name in ("a.warc", "b/A.WARC.GZ", "c.jsonl", "d.jsonl.gz", "e.wet", "warc")] == [
-        ".warc", ".warc.gz", ".jsonl", ".jsonl.gz", None, None,
-    ]  # fmt: skip
+    kinds = {"a.warc": ".warc", "b/A.WARC.GZ": ".warc.gz", "e.wet": ".wet", "f.warc.wet.gz": ".wet.gz", "c.jsonl": ".jsonl"}
+    kinds |= {"d.jsonl.gz": ".jsonl.gz", "g.jsonl.zst": ".jsonl.zst", "x.dataset.json": ".dataset.json", "warc": None, "x.gz": None}
+    assert {name: kind_of(name) for name in kinds} == kinds
 
 
 def test_an_unreadable_file_is_an_os_error(run, tmp_path: Path) -> None:
