@@ -82,14 +82,21 @@ class _Remote(io.RawIOBase):
                 if self._file is None:
                     self._file = _opened(self._url)
                 return use(self._file)
-            except FileNotFoundError:
-                raise UserError(f"{self._url}: is not there; mend the list it stands in, or the address before it") from None
             except self._failures as error:
+                if _is_missing(error):
+                    raise UserError(f"{self._url}: is not there; mend the list it stands in, or the address before it") from None
                 self._file = None
                 if attempt == TRIES - 1:
                     raise OSError(f"{self._url}: cannot be read after {TRIES} tries ({type(error).__name__}: {error})") from error
             time.sleep(FIRST_WAIT_S * 2**attempt)
         raise AssertionError
+
+
+def _is_missing(error: BaseException | None) -> bool:
+    """Whether the server says that there is no such file. fsspec says so too of a server that could not be reached."""
+    while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
+        error = error.__cause__
+    return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
 
 
 def _opened(url: str) -> BinaryIO:
