@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import os
 import time
-from typing import Any, BinaryIO
+from collections.abc import Callable
+from typing import TypeVar
 
 from pipeline.stage import UserError
 
 TRIES = 6  # waits of 1, 2, 4, 8 and 16 s lie between them
 FIRST_WAIT_S = 1.0
-_REMOTE_BLOCK = 8 << 20  # bytes asked for at once
+BLOCK_BYTES = 8 << 20  # asked for at once
+_KEPT_BLOCKS = 2  # readers look back a little
 _BUFFER = 1 << 20
+
+Result = TypeVar("Result")
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:
@@ -22,7 +26,7 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
 def open_source(path: str | os.PathLike[str]) -> io.BufferedReader:
     """The bytes of a local file, or of a URL that fsspec knows (http, https, s3 …).
 
-    OSError for what cannot be read, for a URL after `TRIES` tries in a row without a byte.
+    OSError for what cannot be read, for a URL after `TRIES` tries of the same block.
     """
     if is_remote(path):
         return io.BufferedReader(_Remote(os.fspath(path)), _BUFFER)
@@ -30,19 +34,23 @@ def open_source(path: str | os.PathLike[str]) -> io.BufferedReader:
 
 
 class _Remote(io.RawIOBase):
-    """A file behind a URL. Its server must answer requests for ranges of bytes, as all object stores do."""
+    """A file behind a URL, read in blocks. Its server must answer requests for ranges of bytes, as all object stores do."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._position = 0
-        self._file: BinaryIO | None = None
-        self._failures: tuple[type[Exception], ...] = (OSError, TimeoutError)
+        import fsspec
+
         try:
-            import aiohttp
-        except ModuleNotFoundError:  # only http needs it, and says so itself
-            pass
-        else:
-            self._failures = (*self._failures, aiohttp.ClientError)
+            self._files, self._path = fsspec.url_to_fs(url)
+        except (ImportError, ValueError) as error:  # fsspec names the package for this kind of address
+            raise UserError(f"{url}: {error}") from None
+        self._url = url
+        self._failures = _failures()
+        self._position = 0
+        self._blocks: dict[int, bytes] = {}
+        size = self._tried(lambda: self._files.info(self._path)["size"])
+        if size is None:
+            raise UserError(f"{url}: its server does not say how large it is, so it cannot be read in blocks; copy it here first")
+        self._size = int(size)
 
     def readable(self) -> bool:
         return True
@@ -54,42 +62,52 @@ class _Remote(io.RawIOBase):
         return self._position
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        if whence == os.SEEK_END:
-            offset += self._tried(lambda file: file.seek(0, os.SEEK_END))
-        elif whence == os.SEEK_CUR:
-            offset += self._position
-        self._position = offset
-        return offset
+        self._position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        def read(file: BinaryIO) -> bytes:
-            file.seek(self._position)
-            return file.read(len(buffer))
-
-        data = self._tried(read)
+        if self._position >= self._size:
+            return 0
+        number, at = divmod(self._position, BLOCK_BYTES)
+        data = self._block(number)[at : at + len(buffer)]
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
 
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-        super().close()
+    def _block(self, number: int) -> bytes:
+        if number not in self._blocks:
+            block = self._tried(lambda: self._fetched(number * BLOCK_BYTES, min((number + 1) * BLOCK_BYTES, self._size)))
+            while len(self._blocks) >= _KEPT_BLOCKS:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[number] = block
+        return self._blocks[number]
 
-    def _tried(self, use: Any) -> Any:
+    def _fetched(self, start: int, end: int) -> bytes:
+        data: bytes = self._files.cat_file(self._path, start=start, end=end)
+        if len(data) != end - start:
+            raise OSError(f"asked for bytes {start} to {end}, got {len(data)} bytes")
+        return data
+
+    def _tried(self, use: Callable[[], Result]) -> Result:
         for attempt in range(TRIES):
             try:
-                if self._file is None:
-                    self._file = _opened(self._url)
-                return use(self._file)
+                return use()
             except self._failures as error:
                 if _is_missing(error):
                     raise UserError(f"{self._url}: is not there; mend the list it stands in, or the address before it") from None
-                self._file = None
                 if attempt == TRIES - 1:
                     raise OSError(f"{self._url}: cannot be read after {TRIES} tries ({type(error).__name__}: {error})") from error
             time.sleep(FIRST_WAIT_S * 2**attempt)
         raise AssertionError
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """What a broken connection raises. aiohttp is what fsspec reads http with; where it is missing, fsspec says so."""
+    try:
+        import aiohttp
+    except ModuleNotFoundError:
+        return OSError, TimeoutError
+    return OSError, TimeoutError, aiohttp.ClientError
 
 
 def _is_missing(error: BaseException | None) -> bool:
@@ -97,15 +115,3 @@ def _is_missing(error: BaseException | None) -> bool:
     while isinstance(error, FileNotFoundError) and error.__cause__ is not None:
         error = error.__cause__
     return isinstance(error, FileNotFoundError) or getattr(error, "status", None) in (404, 410)
-
-
-def _opened(url: str) -> BinaryIO:
-    import fsspec
-
-    try:
-        file: BinaryIO = fsspec.open(url, "rb", block_size=_REMOTE_BLOCK, cache_type="readahead").open()
-    except ImportError as error:  # fsspec names the package for this kind of address
-        raise UserError(f"{url}: {error}") from None
-    if not file.seekable():
-        raise UserError(f"{url}: its server gives no ranges of bytes, so a broken transfer could not go on; copy the file here first")
-    return file
