@@ -12,7 +12,7 @@ from warcs import http, members, record
 
 from data_prep import ingest as ingest_module
 from data_prep.documents import Document, Reject, read_documents, read_rejects
-from data_prep.sources.units import kind_of, unit_names
+from data_prep.sources.units import kind_of, plan_units, unit_names
 from data_prep.stages import IngestParams, compile_shard, ingest, ingest_shard
 from data_prep.urls import OWN_LISTS
 from pipeline.files import File
@@ -41,7 +41,7 @@ def run(tmp_path: Path):
     """Ingest the bytes as a file of that name, and check what must hold of any file."""
     number = 0
 
-    def run(data: bytes | Path, name: str = "a.warc", blocklists: tuple[bytes, ...] = (), params: IngestParams = IngestParams()) -> Done:  # noqa: B008
+    def run(data: bytes | Path, name: object = "a.warc", blocklists: tuple[bytes, ...] = (), params: IngestParams = IngestParams()) -> Done:  # noqa: B008
         nonlocal number
         number += 1
         folder = tmp_path / str(number)
@@ -149,6 +149,14 @@ def test_real_pages_are_all_accounted_for_in_stable_bytes(shared_data: Path, run
     first = run(path, path.name)
     assert first.counts.total == 383 and first.counts.kept > 360 and first.counts.errored == 0
     assert first.digests == run(path, path.name).digests
+
+
+def test_dividing_a_file_changes_no_document(shared_data: Path, run) -> None:
+    path = shared_data / "web" / "real_warc" / "commoncrawl_16_pages.warc.gz"
+    units = plan_units([File.of(path.name, str(path))], 30_000, "")
+    assert len(units) > 3
+    parts = [run(path, unit.argument) for unit in units]
+    assert [document for part in parts for document in part.documents] == run(path, path.name).documents
 
 
 def test_real_archives_and_their_mutations_are_accounted_for(shared_data: Path, run) -> None:
