@@ -1,27 +1,23 @@
-"""One file of pages to documents and rejects: every record of the source is accounted for, in the order of the file.
+"""The records of a source to documents and rejects: each is accounted for, in the order of the source.
 
 A document's id is the first 32 hex digits of the sha256 of its record's key and, in 4 bytes, of how often the same key came before
-in the same file. The key is the digest of a WARC record's WARC-Record-ID, URL, date and whole block, or of a JSONL line: it does
-not know which file the record stands in, so cutting a crawl into other files changes no id.
+in the same file. The key is the digest of a WARC record's WARC-Record-ID, URL, date and whole block, of a JSONL line, of a Parquet
+row's text, URL, id and date, or of a saved page and its file's name: but for the last, it does not know which file the record
+stands in, so cutting a crawl into other files changes no id. A part of a divided file counts alone, as a file does.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from data_prep.documents import Document, DocumentWriter, Reject, RejectWriter
 from data_prep.extract import Extraction, Limits, extract, normalise
 from data_prep.isolation import Isolated, Killed
 from data_prep.sources import Damaged, Other, Outcome, Page, PlainText, Record, Rejected
-from data_prep.sources.jsonl import read_jsonl
-from data_prep.sources.warc import read_warc
 from data_prep.urls import UrlFilter
-
-READERS = {".warc": read_warc, ".warc.gz": read_warc, ".jsonl": read_jsonl, ".jsonl.gz": read_jsonl}
 
 EXTRACTION_CPU_S = 30.0  # a backstop: the slowest of 2,296 real pages takes .05 s
 EXTRACTION_MEMORY_BYTES = 4 << 30
@@ -29,21 +25,6 @@ EXTRACTION_MEMORY_BYTES = 4 << 30
 _BATCH_PAGES = 16
 _BATCH_BYTES = 4 << 20
 _BATCH_RECORDS = 1_000
-
-
-def kind_of(name: str) -> str | None:
-    """The ending that names the file's format, or None for a format that is not read."""
-    return next((ending for ending in sorted(READERS, key=len, reverse=True) if name.lower().endswith(ending)), None)
-
-
-def unit_names(names: Sequence[str]) -> list[str]:
-    """A name for the output of each file: its path without ending, in one word; with a digest where two would be the same."""
-    words = [re.sub(r"[/.]+", "-", name[: -len(kind_of(name) or "")] or name) for name in names]
-    times = Counter(words)
-    return [
-        word if times[word] == 1 else f"{word}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-        for word, name in zip(words, names, strict=True)
-    ]
 
 
 @dataclass
@@ -60,17 +41,15 @@ class Ingested:
     errors: list[str] = field(default_factory=list)  # the first errored ones, `file#offset: what is wrong`
 
 
-def ingest_file(
-    path: str, name: str, urls: UrlFilter, max_bytes: int, limits: Limits, documents: DocumentWriter, rejects: RejectWriter
+def ingest_records(
+    name: str, outcomes: Iterable[Outcome], urls: UrlFilter, limits: Limits, documents: DocumentWriter, rejects: RejectWriter
 ) -> Ingested:
-    """Read the file at `path`, known as `name`, and write its documents and rejects (errored records have the reason `errored`)."""
-    kind = kind_of(name)
-    if kind is None:
-        raise ValueError(f"{name}: no reader for this kind of file")
+    """Write the documents and rejects of a source's records (errored ones have the reason `errored`). `name` is the file they
+    stand in, "" where their locations say that."""
     result = Ingested()
     identities = _Identities()
     with Isolated(extract, EXTRACTION_CPU_S, EXTRACTION_MEMORY_BYTES) as extractor:
-        for batch in _batches(_filtered(READERS[kind](path, max_bytes), urls)):
+        for batch in _batches(_filtered(outcomes, urls)):
             pages = [(outcome.body, outcome.charset, limits) for outcome in batch if isinstance(outcome, Page)]
             extractions = iter(extractor.map(pages)) if pages else iter(())
             for outcome in batch:
@@ -78,7 +57,8 @@ def ingest_file(
                     result.other += 1
                     continue
                 result.total += 1
-                record, source = outcome.record, f"{name}#{outcome.record.location}"
+                record = outcome.record
+                source = f"{name}#{record.location}" if name else record.location
                 identity = identities.next(record)
                 final = _settled(outcome, extractions)
                 if isinstance(final, str):
@@ -104,8 +84,8 @@ _NAMED_ERRORS = 3
 
 def _filtered(outcomes: Iterable[Outcome], urls: UrlFilter) -> Iterator[Outcome]:
     for outcome in outcomes:
-        if isinstance(outcome, Page | PlainText) and (reason := urls.check(outcome.record.url)):
-            outcome = Rejected(outcome.record, reason)
+        if isinstance(outcome, Page | PlainText) and (blocked := urls.judge(outcome.record.url)):
+            outcome = Rejected(outcome.record, blocked.reason, blocked.entry)
         yield outcome
 
 

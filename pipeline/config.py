@@ -31,8 +31,8 @@ RESERVED = ("needs", "sources", "run", "pin")
 class Sources:
     """The user's own files, as lists of paths or patterns."""
 
-    pages: Annotated[tuple[str, ...], Meta(description="WARC files, or JSONL files of texts; plain or gzip")] = ()
-    blocklists: Annotated[tuple[str, ...], Meta(description="lists of hosts whose pages are rejected")] = ()
+    pages: Annotated[tuple[str, ...], Meta(description="pages or texts: WARC, WET, HTML, JSONL, Parquet, data sets, lists of paths")] = ()
+    blocklists: Annotated[tuple[str, ...], Meta(description="lists of hosts, URLs and words whose pages are rejected")] = ()
     conversations: Annotated[tuple[str, ...], Meta(description="JSONL files of messages, for sft")] = ()
     preferences: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with a chosen and a rejected answer, for dpo")] = ()
     prompts: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with the one right answer, for grpo")] = ()

@@ -24,7 +24,7 @@ def test_a_wheel_holds_every_file_of_the_packages(tmp_path: Path) -> None:
     [wheel] = tmp_path.glob("crawl2chat-*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
     wanted = {path.relative_to(checkout).as_posix() for package in PACKAGES for path in (checkout / package).rglob("*") if path.is_file()}
-    assert {"conf/config.yaml", "conf/recipe/web.yaml", "data_prep/blocked_hosts.txt"} <= wanted
+    assert {"conf/config.yaml", "conf/recipe/web.yaml", "data_prep/urls/lists/adult.domains"} <= wanted
     assert wanted - held == set()
     assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in held)
     assert any(name.endswith("licenses/LICENSE") for name in held)

@@ -1,9 +1,14 @@
-"""WARC files (ISO 28500), plain or gzip, read as a stream that survives damage.
+"""WARC files (ISO 28500; WET files are such too), plain or gzip, whole or a part of one, read as a stream that survives damage.
 
 Every damaged stretch becomes one `Damaged` with its offset, and reading goes on at the next record that can be found: the next
 gzip member that starts with a WARC record, or, in a plain file, the next line that starts one. That is why the few lines of
 framing are written here: fastwarc's iterator ends without a word at a truncated member and lets a wrong length swallow the
 records behind it. On sound archives both read the same, which a test checks.
+
+A part is a range of bytes, and its records are those that start in it: all parts together give what the whole file gives, in the
+same order. The first record of a part is found in a gzip file by looking for a member that starts a record, and in a plain file
+by going from header to header. A part ends by looking whether its successor will start where it ended: a record that holds a gzip
+WARC file itself could mislead it.
 """
 
 from __future__ import annotations
@@ -17,8 +22,10 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from data_prep.sources import Damaged, Other, Outcome, Page, Record, Rejected
+from data_prep.sources import Damaged, Other, Outcome, Page, PlainText, Record, Rejected
+from data_prep.sources.files import open_source
 from data_prep.sources.http import BadBody, BodyTooLarge, UnknownEncoding, decode_body
+from pipeline.stage import UserError
 
 HTML_TYPES = ("text/html", "application/xhtml+xml")
 NOT_DOCUMENTS = ("warcinfo", "request", "metadata")
@@ -39,14 +46,14 @@ _BINARY_SIGNATURES = (b"%PDF-", b"\x89PNG", b"GIF8", b"\xff\xd8\xff", b"PK\x03\x
                       b"\xd0\xcf\x11\xe0", b"OggS", b"ID3", b"wOFF", b"wOF2", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # fmt: skip
 
 
-def read_warc(path: str | os.PathLike[str], max_bytes: int) -> Iterator[Outcome]:
-    """All records of the file in order.
+def read_warc(path: str | os.PathLike[str], max_bytes: int, start: int = 0, end: int | None = None) -> Iterator[Outcome]:
+    """The records of the file (a path or URL) that start from byte `start` to before byte `end`, in order; all of them by default.
 
     A `Page` comes from a `response` with status 200, or a `resource`, that holds HTML: by its content type, or without one by
-    its first bytes. Records and bodies over `max_bytes` are rejected without being held in memory. OSError is raised when the
-    file itself cannot be read.
+    its first bytes; a `PlainText` from a `conversion` to plain text. Records and bodies over `max_bytes` are rejected without being
+    held in memory. OSError is raised when the file itself cannot be read, UserError for a file that cannot be divided at `end`.
     """
-    for raw in _raw_records(path, max_bytes):
+    for raw in _raw_records(path, max_bytes, start, end):
         yield raw if isinstance(raw, Damaged) else _judge(raw, max_bytes)
 
 
@@ -70,17 +77,34 @@ class _BadRecord(Exception):
     """The stream is sound, but no record stands where one should."""
 
 
-def _raw_records(path: str | os.PathLike[str], max_bytes: int) -> Iterator[_RawRecord | Damaged]:
-    with open(path, "rb") as file:
+def _raw_records(path: str | os.PathLike[str], max_bytes: int, start: int, end: int | None) -> Iterator[_RawRecord | Damaged]:
+    with open_source(path) as file:
         if file.peek(2)[:2] != _GZIP[:2]:
-            yield from _frame(_Stream(file), "", max_bytes)
+            yield from _frame(_Stream(file), "", max_bytes, start, end)
+            return
+        if start and not _seek_to_member(file, start, end):
             return
         while file.peek(1) and not _only_zeros_left(file):
-            start = file.tell()
+            begun = file.tell()
+            if end is not None and begun >= end and _member_starts(file, with_record=True):
+                break
             member = io.BufferedReader(_Members(file), _READ)
-            sound = yield from _frame(_Stream(member), str(start), max_bytes)
-            if not sound and not _seek_to_member(file, start + 1):
+            sound = yield from _frame(_Stream(member), str(begun), max_bytes)
+            if not sound and not _seek_to_member(file, begun + 1):
                 return
+        if end is not None:
+            _require_seam(path, file, end)
+
+
+def _require_seam(path: str | os.PathLike[str], file: io.BufferedReader, end: int) -> None:
+    """The next part looks for its first record from `end` on: it must be where this part has ended."""
+    over = not file.peek(1) or _only_zeros_left(file)
+    position = file.tell()
+    found = _seek_to_member(file, end)
+    if found == over or (found and file.tell() != position):
+        raise UserError(
+            f"{os.fspath(path)}: cannot be divided at byte {end}: a record there holds a gzip WARC file itself; set ingest.split_bytes=0"
+        )
 
 
 class _Members(io.RawIOBase):
@@ -133,6 +157,7 @@ class _Stream:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._size = 0
         self.position = 0
 
     def line(self) -> bytes:
@@ -145,6 +170,13 @@ class _Stream:
         self.position += len(data)
         return data
 
+    def skip(self, size: int) -> int:
+        """Go on without reading, as far as there is something; returns by how much. Only for streams that can seek."""
+        self._size = self._size or self._file.seek(0, os.SEEK_END)
+        size = max(0, min(size, self._size - self.position))
+        self.position = self._file.seek(self.position + size)
+        return size
+
     def back_to(self, position: int) -> None:
         """Go back if the stream can; a gzip member only reads on."""
         if self._file.seekable():
@@ -152,10 +184,13 @@ class _Stream:
             self.position = position
 
 
-def _frame(stream: _Stream, member: str, max_bytes: int) -> Generator[_RawRecord | Damaged, None, bool]:
+def _frame(
+    stream: _Stream, member: str, max_bytes: int, first: int = 0, end: int | None = None
+) -> Generator[_RawRecord | Damaged, None, bool]:
     """The records of one stream; returns False if its compression is damaged, so that nothing behind can be read.
 
-    A record is yielded when what follows it has been read too, because the checksum of a gzip member stands behind its data.
+    Of a plain file those that start from byte `first` to before `end`; the others are passed over by their length. A record is
+    yielded when what follows it has been read too, because the checksum of a gzip member stands behind its data.
     """
 
     def location() -> str:
@@ -164,18 +199,19 @@ def _frame(stream: _Stream, member: str, max_bytes: int) -> Generator[_RawRecord
     start, header = 0, b""
     try:
         start, line = _next_line(stream)
-        while line:
+        while line and (end is None or start < end):
             header = b""
             outcome: _RawRecord | Damaged
             try:
                 header = _read_header(stream, line)
-                outcome = _read_block(stream, location(), header, max_bytes)
+                outcome = _read_block(stream, location(), header, max_bytes if start >= first else 0, skip=start < first)
                 following = _next_line(stream)
             except _BadRecord as error:
                 outcome = Damaged(_record_of(_fields(header), location()), str(error))
                 stream.back_to(start + 1)
                 following = _next_start(stream)
-            yield outcome
+            if start >= first:
+                yield outcome
             start, line = following
     except _BadGzip as error:
         yield Damaged(_record_of(_fields(header), location()), str(error))
@@ -216,11 +252,12 @@ def _read_header(stream: _Stream, line: bytes) -> bytes:
     return b"".join(lines) + b"\r\n"
 
 
-def _read_block(stream: _Stream, location: str, header: bytes, max_bytes: int) -> _RawRecord:
+def _read_block(stream: _Stream, location: str, header: bytes, max_bytes: int, skip: bool = False) -> _RawRecord:
     claimed = _CONTENT_LENGTH.search(header)
     if claimed is None:
         raise _BadRecord("the WARC header has no valid Content-Length")
-    length, found = int(claimed[1]), 0
+    length = int(claimed[1])
+    found = stream.skip(length) if skip else 0
     digest, parts = hashlib.sha256(), []
     while found < length:
         data = stream.read(length - found)
@@ -233,20 +270,21 @@ def _read_block(stream: _Stream, location: str, header: bytes, max_bytes: int) -
     return _RawRecord(location, header, length, digest.digest(), b"".join(parts) if length <= max_bytes else None)
 
 
-def _seek_to_member(file: io.BufferedReader, position: int) -> bool:
-    """Go to the next gzip member from `position` on whose data starts a WARC record."""
-    while True:
+def _seek_to_member(file: io.BufferedReader, position: int, end: int | None = None) -> bool:
+    """Go to the next gzip member from `position` to before `end` whose data starts a WARC record."""
+    while end is None or position < end:
         file.seek(position)
         window = file.read(_BLOCK)
         at = window.find(_GZIP)
         while at >= 0:
             file.seek(position + at)
             if _member_starts(file, with_record=True):
-                return True
+                return end is None or position + at < end
             at = window.find(_GZIP, at + 1)
         if len(window) < _BLOCK:
             return False
         position += _BLOCK - len(_GZIP) + 1
+    return False
 
 
 def _only_zeros_left(file: io.BufferedReader) -> bool:
@@ -285,6 +323,8 @@ def _judge(raw: _RawRecord, max_bytes: int) -> Outcome:
         if not (content_type.lower().startswith("application/http") or raw.block.startswith(b"HTTP/")):
             return Rejected(record, "not_http", content_type[:80])
         return _judge_http(record, raw.block, max_bytes)
+    if kind == "conversion" and content_type.split(";")[0].strip().lower() in ("text/plain", ""):
+        return _judge_text(record, raw.block)
     return _judge_body(record, raw.block, content_type)
 
 
@@ -308,6 +348,12 @@ def _judge_http(record: Record, block: bytes, max_bytes: int) -> Outcome:
     except BadBody as error:
         return Damaged(record, str(error))
     return _judge_body(record, body, content_type)
+
+
+def _judge_text(record: Record, block: bytes) -> Outcome:
+    """The text that somebody else made of a page (WET); always UTF-8."""
+    text = block.decode("utf-8", "replace")
+    return PlainText(record, text) if text.strip() else Rejected(record, "empty_body")
 
 
 def _judge_body(record: Record, body: bytes, content_type: str) -> Outcome:

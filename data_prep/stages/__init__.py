@@ -1,7 +1,7 @@
 """The stages from pages to token shards. Each wires parts that work without Ray, Hydra or a disk."""
 
 from data_prep.stages.duplicates import DedupParams, dedup, hash_shard, remove_shard
-from data_prep.stages.pages import DemoParams, IngestParams, demo, ingest, ingest_shard
+from data_prep.stages.pages import DemoParams, IngestParams, UrlRules, compile_shard, demo, ingest, ingest_shard
 from data_prep.stages.privacy import ScrubParams, scrub, scrub_shard
 from data_prep.stages.quality import ScoreParams, score, score_shard, select, select_shard
 from data_prep.stages.tokens import TokenizeParams, TokenizerParams, tokenize, tokenize_shard, tokenizer
@@ -14,6 +14,8 @@ __all__ = [
     "ScrubParams",
     "TokenizeParams",
     "TokenizerParams",
+    "UrlRules",
+    "compile_shard",
     "dedup",
     "demo",
     "hash_shard",

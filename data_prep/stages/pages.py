@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from msgspec import Meta
 
-from pipeline.stage import Counts, Metrics, Shard, ShardResult, StageContext, Unit, UserError, stage
-
-BLOCKLIST_ENDINGS = (".domains.txt", ".domains.txt.gz", ".domains", ".hosts")
+from pipeline.stage import Counts, File, Metrics, Shard, ShardResult, StageContext, UserError, joined, stage
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def demo(ctx: StageContext, params: DemoParams) -> Metrics:
     pages = web.make_pages(world, params.seed, pages=params.pages, trouble_pages=params.trouble_pages, lessons=lessons)
     for name, content, records in web.pack(pages, params.seed, params.warc_files):
         publish(f"pages/{name}", content, records)
-    publish("blocklists/demo.domains.txt", web.blocklist().encode(), 0)
+    publish("blocklists/spam.domains.txt", web.blocklist().encode(), 0)
     sets = chats.chat_sets(
         world,
         params.seed,
@@ -81,27 +80,50 @@ def demo(ctx: StageContext, params: DemoParams) -> Metrics:
 
 
 @dataclass(frozen=True)
+class UrlRules:
+    """Which URLs are rejected, besides those on the lists that are given."""
+
+    own_lists: Annotated[bool, Meta(description="the short lists of hosts and words that come with data_prep apply too")] = True
+    soft_words: Annotated[int, Meta(ge=1, description="different soft words that are one too many for a URL")] = 2
+
+
+@dataclass(frozen=True)
 class IngestParams:
     """Pages to documents. The limits decide which pages are refused, whatever machine reads them."""
 
     max_record_bytes: Annotated[int, Meta(ge=1, description="largest record and decoded page, bytes")] = 32 << 20
     max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page")] = 30_000
     max_depth: Annotated[int, Meta(ge=4, le=5_000, description="deepest nesting of a page's elements")] = 512
+    urls: UrlRules = UrlRules()
+    split_bytes: Annotated[int, Meta(ge=0, description="larger files are divided into parts of about this size, bytes; 0: none are")] = (
+        128 << 20
+    )
+    paths_prefix: Annotated[str, Meta(description="what stands before the lines of lists of paths")] = "https://data.commoncrawl.org/"
+
+
+def compile_shard(shard: Shard) -> ShardResult:
+    """All lists of hosts, URLs and words to one file that the other shards map into memory."""
+    from data_prep.urls import compile_lists
+
+    blocklist = compile_lists(zip(shard.unit.argument, shard.unit.paths, strict=True))
+    blocklist.save(shard.path("blocklist", ".safetensors"))
+    return ShardResult(records={"blocklist": blocklist.facts.distinct})
 
 
 def ingest_shard(shard: Shard) -> ShardResult:
-    """One file of pages to documents and rejects."""
+    """One file of pages, or a part of one, to documents and rejects."""
     from data_prep.documents import DocumentWriter, RejectWriter
     from data_prep.extract import Limits
-    from data_prep.ingest import ingest_file
-    from data_prep.urls import OWN_BLOCKLIST, UrlFilter, read_blocklist
+    from data_prep.ingest import ingest_records
+    from data_prep.sources.units import open_unit
+    from data_prep.urls import UrlFilter
 
-    lists = [str(OWN_BLOCKLIST), *(file.path for file in shard.side.values())]
-    urls = UrlFilter(host for path in lists for host in read_blocklist(path))
+    urls = UrlFilter.load(shard.side["blocklist"].path, shard.params.urls.soft_words)
     limits = Limits(shard.params.max_tags, shard.params.max_depth)
     paths = shard.path("documents", ".parquet"), shard.path("rejects", ".parquet")
     with DocumentWriter(paths[0]) as documents, RejectWriter(paths[1]) as rejects:
-        done = ingest_file(shard.unit.paths[0], shard.unit.argument, urls, shard.params.max_record_bytes, limits, documents, rejects)
+        name, records = open_unit(shard.unit.argument, shard.unit.paths, shard.params.max_record_bytes)
+        done = ingest_records(name, records, urls, limits, documents, rejects)
     return ShardResult(
         records={"documents": documents.records, "rejects": rejects.records},
         counts=Counts(done.total, done.kept, dict(sorted(done.rejected.items())), done.errored),
@@ -111,25 +133,28 @@ def ingest_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=1, needs=("pages?",))
+@stage(version=2, needs=("pages?",))
 def ingest(ctx: StageContext, params: IngestParams) -> Metrics:
-    """Main text of web pages (WARC) and ready texts (JSONL), as documents; blocklists stand beside the pages."""
-    from data_prep.ingest import READERS, kind_of, unit_names
+    """Main text of web pages (WARC, HTML) and ready texts (WET, JSONL, Parquet, data sets) as documents; lists stand beside them."""
+    from data_prep.sources.units import KINDS, plan_units
+    from data_prep.urls import OWN_LISTS, list_kind
 
     files = ctx.files("pages")
-    blocklists = [file for file in files if file.name.endswith(BLOCKLIST_ENDINGS)]
-    pages = [file for file in files if not file.name.endswith(BLOCKLIST_ENDINGS)]
+    blocklists = [file for file in files if list_kind(file.name)]
+    pages = [file for file in files if not list_kind(file.name)]
     if "pages" in ctx.inputs:
         blocklists.extend(ctx.inputs["pages"].select("blocklists"))
-    for file in pages:
-        if kind_of(file.name) is None:
-            kinds = ", ".join([*READERS, *BLOCKLIST_ENDINGS])
-            raise UserError(f"ingest: {file.name} is no kind of file that is read ({kinds}); leave it out of the sources")
     if not pages:
-        raise UserError(f"ingest: no pages among its {len(files)} files; give files ending in {', '.join(READERS)}")
-    names = [file.name.removeprefix("pages/") for file in pages]
-    units = [Unit(unit, file.sha256, name, (file.path,)) for unit, name, file in zip(unit_names(names), names, pages, strict=True)]
-    lists = sorted({file.sha256: file for file in blocklists}.items())
-    mapped = ctx.map_shards(ingest_shard, units, params, {f"blocklist {number}": file for number, (_, file) in enumerate(lists)})
+        raise UserError(f"ingest: no pages among its {len(files)} files; give files ending in {', '.join(KINDS)}")
+    named = [replace(file, name=file.name.removeprefix("pages/")) for file in pages]
+    units = plan_units(named, params.split_bytes, params.paths_prefix)
+    if params.urls.own_lists:
+        blocklists.extend(File.of(f"own/{os.path.basename(path)}", path) for path in OWN_LISTS)
+    blocklists.sort(key=lambda file: (file.name, file.sha256))
+    lists = joined("blocklist", *blocklists, argument=[file.name for file in blocklists])
+    compiled = ctx.map_shards(compile_shard, [lists])
+    ctx.publish_shards(compiled)
+    # a shard knows its part by its argument: another way of dividing files changes nothing for those that stay whole
+    mapped = ctx.map_shards(ingest_shard, units, replace(params, split_bytes=0, paths_prefix=""), {"blocklist": compiled.files[0]})
     ctx.publish_shards(mapped)
     return mapped.metrics

@@ -22,6 +22,7 @@ from data_prep.stages import (
     scrub_shard,
     select_shard,
 )
+from data_prep.urls import OWN_LISTS, compile_lists
 from pipeline.stage import File, Shard, ShardResult, Unit
 
 FILES = 3
@@ -64,11 +65,11 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     for name, content, _ in web.pack(pages, seed, FILES):
         warcs.append(str(root / name))
         (root / name).write_bytes(content)
-    blocklist = root / "demo.domains.txt"
-    blocklist.write_text(web.blocklist())
+    (root / "spam.domains.txt").write_text(web.blocklist())
+    compile_lists((path, path) for path in (*OWN_LISTS, str(root / "spam.domains.txt"))).save(root / "blocklist")
 
     funnel = Funnel(root)
-    side = {"blocklist": File.of("blocklists/demo.domains.txt", str(blocklist))}
+    side = {"blocklist": File.of("blocklist", str(root / "blocklist"))}
     documents = funnel.run("ingest", ingest_shard, [(path,) for path in warcs], IngestParams(), **side)
     scores = funnel.run("score", score_shard, [(path.format("documents"),) for path in documents], ScoreParams())
     pairs = [(path.format("documents"), table.format("scores")) for path, table in zip(documents, scores, strict=True)]

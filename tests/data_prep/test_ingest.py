@@ -12,10 +12,11 @@ from warcs import http, members, record
 
 from data_prep import ingest as ingest_module
 from data_prep.documents import Document, Reject, read_documents, read_rejects
-from data_prep.ingest import kind_of, unit_names
-from data_prep.stages import IngestParams, ingest, ingest_shard
+from data_prep.sources.units import kind_of, plan_units, unit_names
+from data_prep.stages import IngestParams, compile_shard, ingest, ingest_shard
+from data_prep.urls import OWN_LISTS
 from pipeline.files import File
-from pipeline.stage import Shard, ShardResult, Unit, UserError
+from pipeline.stage import Shard, ShardResult, Unit, UserError, joined
 
 TEXT = "<html><body><p>{} and a few more words to make it a paragraph.</p></body></html>"
 
@@ -40,7 +41,7 @@ def run(tmp_path: Path):
     """Ingest the bytes as a file of that name, and check what must hold of any file."""
     number = 0
 
-    def run(data: bytes | Path, name: str = "a.warc", blocklists: tuple[bytes, ...] = (), params: IngestParams = IngestParams()) -> Done:  # noqa: B008
+    def run(data: bytes | Path, name: object = "a.warc", blocklists: tuple[bytes, ...] = (), params: IngestParams = IngestParams()) -> Done:  # noqa: B008
         nonlocal number
         number += 1
         folder = tmp_path / str(number)
@@ -48,10 +49,12 @@ def run(tmp_path: Path):
         path = data if isinstance(data, Path) else folder / "source"
         if isinstance(data, bytes):
             path.write_bytes(data)
-        side = {}
         for index, blocklist in enumerate(blocklists):
-            (folder / f"{index}.hosts").write_bytes(blocklist)
-            side[f"blocklist {index}"] = File.of(f"{index}.hosts", str(folder / f"{index}.hosts"))
+            (folder / f"list{index}.hosts").write_bytes(blocklist)
+        lists = [*OWN_LISTS, *(str(path) for path in sorted(folder.glob("*.hosts")))]
+        compile_shard(Shard(joined("blocklist", *(File.of(path, path) for path in lists), argument=lists), None, {}, str(folder)))
+        compiled = str(folder / "blocklist" / "blocklist.safetensors")
+        side = {"blocklist": File.of(compiled, compiled)}
         done = Done(ingest_shard(Shard(Unit("unit", "", name, (str(path),)), params, side, str(folder))), folder)
         assert done.counts is not None and done.counts.balanced
         assert done.counts.kept == len(done.documents) == done.result.records["documents"]
@@ -99,7 +102,8 @@ def test_jsonl_texts_are_normalised_and_bad_lines_errored(run) -> None:
 def test_blocked_hosts_are_rejected_before_extraction(run) -> None:
     own = record(http(TEXT.format("x").encode()), number=9, WARC_Target_URI="https://www.pornhub.com/")
     done = run(b"".join([own, *pages(1)]), blocklists=(b"0.0.0.0 site.example\n", b"other.example"))
-    assert [reject.reason for reject in done.rejects] == ["blocked_host", "blocked_host"]
+    assert [reject.reason for reject in done.rejects] == ["blocked_adult", "blocked_list0"]
+    assert [reject.detail for reject in done.rejects] == ["pornhub.com", "site.example"]
 
 
 def test_ids_do_not_depend_on_how_records_are_cut_into_files(run) -> None:
@@ -147,6 +151,14 @@ def test_real_pages_are_all_accounted_for_in_stable_bytes(shared_data: Path, run
     assert first.digests == run(path, path.name).digests
 
 
+def test_dividing_a_file_changes_no_document(shared_data: Path, run) -> None:
+    path = shared_data / "web" / "real_warc" / "commoncrawl_16_pages.warc.gz"
+    units = plan_units([File.of(path.name, str(path))], 30_000, "")
+    assert len(units) > 3
+    parts = [run(path, unit.argument) for unit in units]
+    assert [document for part in parts for document in part.documents] == run(path, path.name).documents
+
+
 def test_real_archives_and_their_mutations_are_accounted_for(shared_data: Path, run) -> None:
     draw = random.Random(1)
     for path in sorted((shared_data / "web" / "real_warc").iterdir()):
@@ -187,9 +199,9 @@ def test_files_that_cannot_be_read_are_named(names: tuple[str, ...], words: str)
 
 
 def test_kinds_go_by_the_end_of_the_name() -> None:
-    assert [kind_of(name) for name in ("a.warc", "b/A.WARC.GZ", "c.jsonl", "d.jsonl.gz", "e.wet", "warc")] == [
-        ".warc", ".warc.gz", ".jsonl", ".jsonl.gz", None, None,
-    ]  # fmt: skip
+    kinds = {"a.warc": ".warc", "b/A.WARC.GZ": ".warc.gz", "e.wet": ".wet", "f.warc.wet.gz": ".wet.gz", "c.jsonl": ".jsonl"}
+    kinds |= {"d.jsonl.gz": ".jsonl.gz", "g.jsonl.zst": ".jsonl.zst", "x.dataset.json": ".dataset.json", "warc": None, "x.gz": None}
+    assert {name: kind_of(name) for name in kinds} == kinds
 
 
 def test_an_unreadable_file_is_an_os_error(run, tmp_path: Path) -> None:
