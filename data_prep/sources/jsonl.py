@@ -1,4 +1,7 @@
-"""JSONL files of ready texts, plain or gzip: one object a line with `text` and, if known, `url`, `id` and `date`."""
+"""JSONL files of ready texts, plain or gzip.
+
+One object a line with `text` and, if known, `url`, `id`, `date`, `title`, `published` and `language`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -19,10 +23,14 @@ class _Line(msgspec.Struct):
     url: str | None = None
     id: str | int | None = None  # read to be checked only: it is part of the line, and so of the record's key
     date: str | None = None
+    # Hints, of which collections have all sorts: what is no string is passed over, it makes no line bad.
+    title: Any = None
+    published: Any = None
+    language: Any = None
 
 
 def read_jsonl(path: str | os.PathLike[str], max_bytes: int) -> Iterator[Outcome]:
-    """All lines of the file in order; blank lines are passed over, other fields than the four ignored.
+    """All lines of the file in order; blank lines are passed over, other fields ignored.
 
     A line over `max_bytes` is rejected without being held in memory. Damaged compression ends the file with one `Damaged` at
     the line it was found in. OSError is raised when the file itself cannot be read.
@@ -62,4 +70,5 @@ def _judge(decoder: msgspec.json.Decoder[_Line], line: bytes, number: int) -> Ou
         fields = decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Damaged(Record(str(number), key=key), str(error))
-    return PlainText(Record(str(number), fields.url or "", fields.date or "", key), fields.text)
+    hints = [hint if isinstance(hint, str) else "" for hint in (fields.title, fields.published, fields.language)]
+    return PlainText(Record(str(number), fields.url or "", fields.date or "", key), fields.text, *hints)

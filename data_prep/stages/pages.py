@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -84,6 +84,12 @@ def demo(ctx: StageContext, params: DemoParams) -> Metrics:
 class IngestParams:
     """Pages to documents. The limits decide which pages are refused, whatever machine reads them."""
 
+    extractor: Annotated[
+        Literal["cascade", "blocks", "resiliparse", "trafilatura"],
+        Meta(description="whose main text: see data_prep/extract; cascade is blocks, and trafilatura where that is doubtful"),
+    ] = "cascade"
+    max_doubt: Annotated[float, Meta(ge=0, le=1, description="share of a page's text that cascade may leave out undoubted")] = 0.8
+    markdown: Annotated[bool, Meta(description="keep headings, lists, code and tables as Markdown")] = False
     max_record_bytes: Annotated[int, Meta(ge=1, description="largest record and decoded page, bytes")] = 32 << 20
     max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page")] = 30_000
     max_depth: Annotated[int, Meta(ge=4, le=5_000, description="deepest nesting of a page's elements")] = 512
@@ -93,24 +99,31 @@ def ingest_shard(shard: Shard) -> ShardResult:
     """One file of pages to documents and rejects."""
     from data_prep.documents import DocumentWriter, RejectWriter
     from data_prep.extract import Limits
-    from data_prep.ingest import ingest_file
+    from data_prep.ingest import Settings, ingest_file
     from data_prep.urls import OWN_BLOCKLIST, UrlFilter, read_blocklist
 
+    params: IngestParams = shard.params
     lists = [str(OWN_BLOCKLIST), *(file.path for file in shard.side.values())]
     urls = UrlFilter(host for path in lists for host in read_blocklist(path))
-    limits = Limits(shard.params.max_tags, shard.params.max_depth)
+    limits = Limits(params.max_tags, params.max_depth)
+    settings = Settings(params.max_record_bytes, params.extractor, limits, params.max_doubt, params.markdown)
     paths = shard.path("documents", ".parquet"), shard.path("rejects", ".parquet")
     with DocumentWriter(paths[0]) as documents, RejectWriter(paths[1]) as rejects:
-        done = ingest_file(shard.unit.paths[0], shard.unit.argument, urls, shard.params.max_record_bytes, limits, documents, rejects)
+        done = ingest_file(shard.unit.paths[0], shard.unit.argument, urls, settings, documents, rejects)
     return ShardResult(
         records={"documents": documents.records, "rejects": rejects.records},
         counts=Counts(done.total, done.kept, dict(sorted(done.rejected.items())), done.errored),
-        metrics={"other_records": done.other, "characters": done.characters, "killed_by_backstop": done.killed},
+        metrics={
+            "other_records": done.other,
+            "characters": done.characters,
+            "killed_by_backstop": done.killed,
+            **{f"by_{name}": number for name, number in sorted(done.extractors.items())},
+        },
         reproducible=not done.killed,
     )
 
 
-@stage(version=1)
+@stage(version=2)
 def ingest(ctx: StageContext, params: IngestParams) -> Metrics:
     """Main text of web pages (WARC) and ready texts (JSONL), as documents; blocklists stand beside the pages."""
     from data_prep.ingest import READERS, kind_of, unit_names

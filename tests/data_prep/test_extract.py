@@ -94,7 +94,8 @@ def test_letters_and_inner_spaces_are_not_touched() -> None:
 def test_nesting_a_hundred_thousand_deep_is_refused_at_once(tag: str) -> None:
     start = time.process_time()
     assert extract(f"<{tag}>" * 100_000).refused == "too_many_tags"
-    assert extract(f"<{tag}>" * 3_000 + "x" + "</p></i></svg>" * 3_000).refused == ("" if tag == "p" else "too_deep")  # <p> ends <p>
+    expected = "" if tag in ("p", "svg><g") else "too_deep"  # <p> ends <p>, and nobody looks into drawings
+    assert extract(f"<{tag}>" * 3_000 + "x" + "</p></i></svg>" * 3_000).refused == expected
     assert time.process_time() - start < 1
 
 
@@ -144,8 +145,8 @@ def test_a_hopeless_page_is_killed_and_its_neighbours_are_not() -> None:
     attributes = " ".join(f"a{number}=1" for number in range(300_000))
     hopeless = f"<div {attributes}>text".encode()
     with Isolated(extract, cpu_s=0.5, memory_bytes=4 << 30) as extractor:
-        good = (page(FRENCH).encode(), None)
-        first, second, third = extractor.map([good, (hopeless, None), good])
+        good = (page(FRENCH).encode(),)
+        first, second, third = extractor.map([good, (hopeless,), good])
         assert second == Killed("out of CPU time")
         assert isinstance(first, Extraction) and first == third == extract(*good)
         assert extractor.map([good]) == [first]
@@ -178,7 +179,7 @@ def test_main_text_of_labelled_news_pages_is_good(shared_data: Path) -> None:
         for outcome in read_warc(path, 32 << 20):
             if isinstance(outcome, Page) and outcome.record.url in gold:
                 expected = Counter(re.findall(r"\w+", gold[outcome.record.url]))
-                found = Counter(re.findall(r"\w+", extract(outcome.body, outcome.charset).text))
+                found = Counter(re.findall(r"\w+", extract(outcome.body, charset=outcome.charset).text))
                 scores[outcome.record.url] = 2 * (expected & found).total() / max(1, expected.total() + found.total())
     assert len(scores) > 30
     assert sum(scores.values()) / len(scores) > 0.85
