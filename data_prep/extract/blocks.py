@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 HEADINGS = frozenset(("h1", "h2", "h3", "h4", "h5", "h6"))
 # What is never text, whatever stands in it.
 _SKIPPED = frozenset((
-    "applet", "area", "audio", "canvas", "datalist", "embed", "head", "iframe", "input", "link", "map", "math", "meta", "noscript",
-    "object", "option", "script", "select", "style", "svg", "template", "textarea", "video",
+    "applet", "area", "audio", "canvas", "datalist", "embed", "head", "iframe", "input", "link", "map", "math", "meta", "object",
+    "option", "script", "select", "style", "svg", "template", "textarea", "video",
 ))  # fmt: skip
-# What begins and ends a block. The last ones are inline to browsers, but of one piece.
+# What begins and ends a block.
 _BLOCKS = HEADINGS | frozenset((
     "address", "article", "aside", "blockquote", "body", "caption", "center", "dd", "details", "dialog", "div", "dl", "dt", "fieldset",
-    "figcaption", "figure", "footer", "form", "header", "hr", "li", "main", "menu", "nav", "ol", "p", "pre", "section", "summary",
-    "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul", "button", "label", "legend", "time",
+    "figcaption", "figure", "footer", "form", "header", "hr", "legend", "li", "main", "menu", "nav", "ol", "p", "pre", "section",
+    "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul",
 ))  # fmt: skip
 # Chrome: elements that hold something else than the main text by their nature, and words that say so in classes, ids and roles.
-_CHROME_TAGS = frozenset(("aside", "button", "dialog", "fieldset", "figcaption", "footer", "form", "label", "menu", "nav"))
+_CHROME_TAGS = frozenset(("aside", "button", "dialog", "fieldset", "figcaption", "footer", "form", "label", "menu", "nav", "noscript"))
 _PARTS_OF_WORDS = (
     "advert", "author", "banner", "breadcrumb", "button", "byline", "caption", "carousel", "comment", "consent", "cookie", "disqus",
     "footer", "hidden", "menu", "modal", "navigation", "newsletter", "outbrain", "overlay", "pagination", "popup", "promo", "rating",
@@ -76,7 +76,7 @@ def read_blocks(tree: HTMLTree, *, max_depth: int = sys.maxsize, mark_code: bool
 
     Raises TooDeep if an element that may hold text is nested more than `max_depth` deep, html and body counted.
     """
-    blocks = Blocks()
+    blocks = Blocks(parent=[-1], tag=["body"], chrome=[False])
     if tree.body is not None:
         for node in tree.body.query_selector_all(_HIDDEN):
             node["class"] = "hidden"
@@ -90,9 +90,6 @@ def _walk(body: Any, blocks: Blocks, max_depth: int, mark_code: bool) -> None:
     This loop is run for every node of every page, so it calls little: a page has 1,300 nodes and 160 blocks in the mean.
     """
     parent, tags, chrome = blocks.parent, blocks.tag, blocks.chrome
-    parent.append(-1)
-    tags.append("body")
-    chrome.append(False)
     pieces: list[str] = []  # of the block that is being read
     linked = 0
     number, is_block, is_link, is_pre, is_code = 0, True, False, False, False  # of the element whose children are being read

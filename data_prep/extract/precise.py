@@ -28,7 +28,8 @@ def precise_blocks(page: str, mark_code: bool = False) -> Blocks:
         return Blocks()
     body = document.body
     for element in body.iter(etree.Element):
-        element.tag = _html_tag(element)
+        if (tag := _html_tag(element)) != element.tag:  # damaged pages have names that may be read, but not set
+            element.tag = tag
         element.attrib.clear()
     body.tag = "body"
     return read_blocks(HTMLTree.parse(etree.tostring(body, encoding="unicode", method="html")), mark_code=mark_code)
