@@ -141,7 +141,7 @@ def main() -> None:
     rows: list[tuple[str, Callable[[str], str], float | None]] = [
         ("resiliparse", _ours("resiliparse"), None),
         ("blocks", _ours("blocks"), None),
-        *((f"cascade, doubt > {doubt}", _ours("cascade", doubt), doubt) for doubt in (0.95, 0.9, MAX_DOUBT, 0.7, 0.6, 0.5)),
+        *((f"cascade, doubt > {doubt}", _ours("cascade", doubt), doubt) for doubt in (0.95, MAX_DOUBT, 0.8, 0.7, 0.6, 0.5)),
         ("trafilatura, fast", _trafilatura(fast=True), None),
         ("trafilatura", _trafilatura(fast=False), None),
     ]

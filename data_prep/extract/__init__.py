@@ -85,7 +85,7 @@ def extract(
     """
     from resiliparse.parse.html import HTMLTree
 
-    page = decode_html(html, charset) if isinstance(html, bytes) else _SURROGATES.sub("\ufffd", html)
+    page = decode_html(html, charset) if isinstance(html, bytes) else html.encode(errors="replace").decode()  # no lone surrogates
     tags = page.count("<")
     if tags > limits.max_tags and (tags := len(_START_TAG.findall(page))) > limits.max_tags:
         return Extraction(refused="too_many_tags", detail=f"{tags} start tags, the limit is {limits.max_tags}")

@@ -30,7 +30,7 @@ _BLOCKS = HEADINGS | frozenset((
     "figcaption", "figure", "footer", "form", "header", "hr", "legend", "li", "main", "menu", "nav", "ol", "p", "pre", "section",
     "summary", "table", "tbody", "td", "tfoot", "th", "thead", "tr", "ul",
 ))  # fmt: skip
-# Chrome: elements that hold something else than the main text by their nature, and words that say so in classes, ids and roles.
+# Chrome: elements that hold something else than the main text by their nature, and words that say so in classes and ids.
 _CHROME_TAGS = frozenset(("aside", "button", "dialog", "fieldset", "figcaption", "footer", "form", "label", "menu", "nav", "noscript"))
 _PARTS_OF_WORDS = (
     "advert", "author", "banner", "breadcrumb", "button", "byline", "caption", "carousel", "comment", "consent", "cookie", "disqus",

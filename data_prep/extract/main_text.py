@@ -1,6 +1,6 @@
 """Which blocks of a page are its main text.
 
-1. Chrome is left out: elements that tag, class, id or role call something else than text (`nav`, `footer`, "related", "share"), and
+1. Chrome is left out: elements that tag, class or id call something else than text (`nav`, `footer`, "related", "share"), and
    lists and tables that are mostly links. An element that holds more than 40 % of the page's text outside of links is no chrome,
    whatever it is called: pages stand whole in a `form`, or in a `div` of class "with-sidebar".
 2. The element that holds the main text is found from the body down: as long as one child has 85 % of what its parent has, it is the
@@ -23,7 +23,7 @@ LINK_SHARE = 0.5
 LONG = 80  # characters; a shorter block counts less, unless it is a paragraph
 SHORT_WEIGHT = 0.2
 LEAD = 60  # characters
-MAX_DOUBT = 0.9  # the smallest share of pages given to trafilatura that loses nothing on either half
+MAX_DOUBT = 0.9
 _DOCUMENT = 250  # characters
 
 _LISTS = frozenset(("ul", "ol", "dl", "table"))
@@ -107,8 +107,8 @@ def _container(blocks: Blocks, weights: list[float]) -> int:
 
 
 def _before(blocks: Blocks, kept: list[int]) -> range:
-    """The blocks between the last `h1` before the main text and the main text."""
-    if kept:
+    """The blocks between the last `h1` before the main text, if it has none itself, and the main text."""
+    if kept and not any(blocks.tag[blocks.home[block]] == "h1" for block in kept):
         for block in range(kept[0] - 1, -1, -1):
             if blocks.tag[blocks.home[block]] == "h1":
                 return range(block + 1, kept[0])

@@ -19,12 +19,13 @@ _HTML = {"list": "ul", "item": "li", "quote": "blockquote", "lb": "br", "row": "
 
 def precise_blocks(page: str, mark_code: bool = False) -> Blocks:
     """The blocks of the main text, without comments of readers; none if it finds no text."""
-    import trafilatura
     from lxml import etree
     from resiliparse.parse.html import HTMLTree
+    from trafilatura import bare_extraction
+    from trafilatura.settings import Document
 
-    document = trafilatura.bare_extraction(page, options=_options())
-    if document is None:
+    document = bare_extraction(page, options=_options())
+    if not isinstance(document, Document):
         return Blocks()
     body = document.body
     for element in body.iter(etree.Element):
