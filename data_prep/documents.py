@@ -28,6 +28,10 @@ class Document:
     text    the main text, paragraphs and list items separated by newlines
     date    of the crawl or publication, ISO 8601 as the source gives it; "" if it gives none
     source  "<file name>#<offset>": byte offset of a WARC record, line number (from 1) of a JSONL file
+    extractor      whose text it is of those in `data_prep.extract`; "" if the source held the text itself
+    title          in one line
+    published      when the page says it was published, `YYYY-MM-DD`
+    language_hint  the language the page says it is in, a language tag (BCP 47) in the page's spelling; not to be trusted
     """
 
     id: str
@@ -35,6 +39,10 @@ class Document:
     text: str
     date: str
     source: str
+    extractor: str = ""
+    title: str = ""
+    published: str = ""
+    language_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,17 +14,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from data_prep.documents import Document, DocumentWriter, Reject, RejectWriter
-from data_prep.extract import Extraction, Limits, extract, normalise
+from data_prep.extract import Extraction, Limits, Method, extract, normalise
 from data_prep.isolation import Isolated, Killed
 from data_prep.sources import Damaged, Other, Outcome, Page, PlainText, Record, Rejected
 from data_prep.urls import UrlFilter
 
-EXTRACTION_CPU_S = 30.0  # a backstop: the slowest of 2,296 real pages takes .05 s
+EXTRACTION_CPU_S = 30.0  # a backstop: the slowest of 2,296 real pages takes .3 s
 EXTRACTION_MEMORY_BYTES = 4 << 30
 
 _BATCH_PAGES = 16
 _BATCH_BYTES = 4 << 20
 _BATCH_RECORDS = 1_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pages are read: the parameters of `data_prep.extract.extract`."""
+
+    method: Method
+    limits: Limits
+    max_doubt: float
+    markdown: bool
 
 
 @dataclass
@@ -37,20 +47,22 @@ class Ingested:
     errored: int = 0
     other: int = 0  # records that never hold a document, not in total
     characters: int = 0  # of the kept texts
+    extractors: Counter[str] = field(default_factory=Counter)  # documents by whose text they have
     killed: int = 0  # of the errored: those a backstop decided about
     errors: list[str] = field(default_factory=list)  # the first errored ones, `file#offset: what is wrong`
 
 
 def ingest_records(
-    name: str, outcomes: Iterable[Outcome], urls: UrlFilter, limits: Limits, documents: DocumentWriter, rejects: RejectWriter
+    name: str, outcomes: Iterable[Outcome], urls: UrlFilter, settings: Settings, documents: DocumentWriter, rejects: RejectWriter
 ) -> Ingested:
     """Write the documents and rejects of a source's records (errored ones have the reason `errored`). `name` is the file they
     stand in, "" where their locations say that."""
     result = Ingested()
     identities = _Identities()
+    how = settings.limits, settings.max_doubt, settings.markdown
     with Isolated(extract, EXTRACTION_CPU_S, EXTRACTION_MEMORY_BYTES) as extractor:
         for batch in _batches(_filtered(outcomes, urls)):
-            pages = [(outcome.body, outcome.charset, limits) for outcome in batch if isinstance(outcome, Page)]
+            pages = [(outcome.body, settings.method, outcome.charset, *how) for outcome in batch if isinstance(outcome, Page)]
             extractions = iter(extractor.map(pages)) if pages else iter(())
             for outcome in batch:
                 if isinstance(outcome, Other):
@@ -61,10 +73,12 @@ def ingest_records(
                 source = f"{name}#{record.location}" if name else record.location
                 identity = identities.next(record)
                 final = _settled(outcome, extractions)
-                if isinstance(final, str):
-                    documents.write(Document(identity, record.url, final, record.date, source))
+                if isinstance(final, Extraction):
+                    told = final.method, final.title, final.published, final.language_hint
+                    documents.write(Document(identity, record.url, final.text, record.date, source, *told))
                     result.kept += 1
-                    result.characters += len(final)
+                    result.characters += len(final.text)
+                    result.extractors.update([final.method] if final.method else [])
                     continue
                 if isinstance(final, Rejected):
                     reason = final.reason
@@ -107,19 +121,20 @@ def _batches(outcomes: Iterable[Outcome]) -> Iterator[list[Outcome]]:
 
 def _settled(
     outcome: Page | PlainText | Rejected | Damaged, extractions: Iterator[Extraction | Killed]
-) -> str | Rejected | Damaged | Killed:
+) -> Extraction | Rejected | Damaged | Killed:
+    """The text of the record, or why there is none."""
     if isinstance(outcome, Rejected | Damaged):
         return outcome
-    if isinstance(outcome, PlainText):
-        text = normalise(outcome.text)
-    else:
+    if isinstance(outcome, Page):
         extraction = next(extractions)
-        if isinstance(extraction, Killed):
-            return extraction
-        if extraction.refused:
-            return Rejected(outcome.record, extraction.refused, extraction.detail)
-        text = extraction.text
-    return text or Rejected(outcome.record, "empty_text")
+    else:
+        told = map(normalise, (outcome.title, outcome.published, outcome.language_hint))
+        extraction = Extraction(normalise(outcome.text), *told)
+    if isinstance(extraction, Killed):
+        return extraction
+    if extraction.refused:
+        return Rejected(outcome.record, extraction.refused, extraction.detail)
+    return extraction if extraction.text else Rejected(outcome.record, "empty_text")
 
 
 class _Identities:

@@ -30,10 +30,13 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class PlainText:
-    """A text that needs no extraction."""
+    """A text that needs no extraction, with what the source says of it."""
 
     record: Record
     text: str
+    title: str = ""
+    published: str = ""
+    language_hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""JSONL files of ready texts, plain, gzip or zstd: one object a line with `text` and, if known, `url`, `id` and `date`."""
+"""JSONL files of ready texts, plain, gzip or zstd.
+
+One object a line with `text` and, if known, `url`, `id`, `date`, `title`, `published` and `language`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import io
 import os
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -20,10 +24,14 @@ class _Line(msgspec.Struct):
     url: str | None = None
     id: str | int | None = None  # read to be checked only: it is part of the line, and so of the record's key
     date: str | None = None
+    # Hints, of which collections have all sorts: what is no string is passed over, it makes no line bad.
+    title: Any = None
+    published: Any = None
+    language: Any = None
 
 
 def read_jsonl(path: str | os.PathLike[str], max_bytes: int, start: int = 0, end: int | None = None) -> Iterator[Outcome]:
-    """The lines of the file (a path or URL) in order; blank lines are passed over, other fields than the four ignored.
+    """The lines of the file (a path or URL) in order; blank lines are passed over, other fields ignored.
 
     Of a plain file those that start from byte `start` to before byte `end`: all such parts together give what the whole file gives.
     The location of a line is its number, behind a `start` that is not 0 `<start>+<number>`. A line over `max_bytes` is rejected
@@ -93,4 +101,5 @@ def _judge(decoder: msgspec.json.Decoder[_Line], line: bytes, location: str) -> 
         fields = decoder.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Damaged(Record(location, key=key), str(error))
-    return PlainText(Record(location, fields.url or "", fields.date or "", key), fields.text)
+    hints = [hint if isinstance(hint, str) else "" for hint in (fields.title, fields.published, fields.language)]
+    return PlainText(Record(location, fields.url or "", fields.date or "", key), fields.text, *hints)

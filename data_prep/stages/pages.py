@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
@@ -91,6 +91,12 @@ class UrlRules:
 class IngestParams:
     """Pages to documents. The limits decide which pages are refused, whatever machine reads them."""
 
+    extractor: Annotated[
+        Literal["cascade", "blocks", "resiliparse", "trafilatura"],
+        Meta(description="whose main text: see data_prep/extract; cascade is blocks, and trafilatura where that is doubtful"),
+    ] = "cascade"
+    max_doubt: Annotated[float, Meta(ge=0, le=1, description="share of a page's text that cascade may leave out undoubted")] = 0.9
+    markdown: Annotated[bool, Meta(description="keep headings, lists, code and tables as Markdown")] = False
     max_record_bytes: Annotated[int, Meta(ge=1, description="largest record and decoded page, bytes")] = 32 << 20
     max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page")] = 30_000
     max_depth: Annotated[int, Meta(ge=4, le=5_000, description="deepest nesting of a page's elements")] = 512
@@ -114,20 +120,26 @@ def ingest_shard(shard: Shard) -> ShardResult:
     """One file of pages, or a part of one, to documents and rejects."""
     from data_prep.documents import DocumentWriter, RejectWriter
     from data_prep.extract import Limits
-    from data_prep.ingest import ingest_records
+    from data_prep.ingest import Settings, ingest_records
     from data_prep.sources.units import open_unit
     from data_prep.urls import UrlFilter
 
-    urls = UrlFilter.load(shard.side["blocklist"].path, shard.params.urls.soft_words)
-    limits = Limits(shard.params.max_tags, shard.params.max_depth)
+    params: IngestParams = shard.params
+    urls = UrlFilter.load(shard.side["blocklist"].path, params.urls.soft_words)
+    settings = Settings(params.extractor, Limits(params.max_tags, params.max_depth), params.max_doubt, params.markdown)
     paths = shard.path("documents", ".parquet"), shard.path("rejects", ".parquet")
     with DocumentWriter(paths[0]) as documents, RejectWriter(paths[1]) as rejects:
-        name, records = open_unit(shard.unit.argument, shard.unit.paths, shard.params.max_record_bytes)
-        done = ingest_records(name, records, urls, limits, documents, rejects)
+        name, records = open_unit(shard.unit.argument, shard.unit.paths, params.max_record_bytes)
+        done = ingest_records(name, records, urls, settings, documents, rejects)
     return ShardResult(
         records={"documents": documents.records, "rejects": rejects.records},
         counts=Counts(done.total, done.kept, dict(sorted(done.rejected.items())), done.errored),
-        metrics={"other_records": done.other, "characters": done.characters, "killed_by_backstop": done.killed},
+        metrics={
+            "other_records": done.other,
+            "characters": done.characters,
+            "killed_by_backstop": done.killed,
+            **{f"by_{name}": number for name, number in sorted(done.extractors.items())},
+        },
         reproducible=not done.killed,
         errors=tuple(done.errors),
     )
