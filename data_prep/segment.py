@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 BATCH_CHARACTERS = 60_000  # the arrays of so many fit into a core's cache: texts cut together are cut fastest at about this size
 
 # What a character is, as bits of the table of `_classes`.
-SPACE, WORD, UNSPACED, MARK, LETTER, DIGIT, ALPHANUMERIC, STOP, FOREIGN_STOP, CLOSING = (1 << bit for bit in range(10))
+SPACE, WORD, UNSPACED, MARK, LETTER, DIGIT, ALPHANUMERIC, STOP, FOREIGN_STOP, CLOSING, RUN, JOINING, JOINING_DIGITS = (
+    1 << bit for bit in range(13)
+)
 
 # Thai, Lao, Burmese, Khmer, kana, Han with its extensions.
 _UNSPACED = (
@@ -57,7 +59,7 @@ _RUNS = ".-=*#"
 _INSIDE, _INSIDE_NUMBERS = "'’.", ",:"
 
 _BASE = 0x9E3779B97F4A7C15  # odd, so it has an inverse modulo 2^64
-_BLOCK = 1 << 16
+_BLOCK = 1 << 17
 
 Text = TypeVar("Text")
 
@@ -142,7 +144,7 @@ def segment(texts: Sequence[str]) -> Segments:
     joined = "".join([part for text in texts for part in (text, "\n\n")])
     points = numpy.frombuffer(joined.encode("utf-32-le" if sys.byteorder == "little" else "utf-32-be", "surrogatepass"), numpy.uint32)
     classes = _classes()[points]
-    starts, ends, unspaced = _words(points, classes)
+    starts, ends = _words(points, classes)
     sizes = numpy.fromiter(map(len, texts), numpy.int64, len(texts))
     text_starts = numpy.concatenate((numpy.zeros(1, numpy.int64), numpy.cumsum(sizes + 2)))
 
@@ -155,13 +157,7 @@ def segment(texts: Sequence[str]) -> Segments:
     paragraphs = numpy.append(lines[begins], len(starts))
     sentences = _sentences(classes, starts, ends, lines)
 
-    known = classes[starts]
-    counted = numpy.flatnonzero((known & LETTER == 0) & (ends - starts > 1))  # the first character does not tell
-    letters, symbols = known & LETTER != 0, known & ALPHANUMERIC == 0
-    for flags, bit, value in ((letters, LETTER, True), (symbols, ALPHANUMERIC, False)):
-        found = numpy.flatnonzero(classes & bit)
-        has = numpy.searchsorted(found, ends[counted]) > numpy.searchsorted(found, starts[counted])
-        flags[counted[has]] = value
+    made_of = _made_of(classes, starts, ends)
     return Segments(
         joined,
         sizes,
@@ -173,9 +169,9 @@ def segment(texts: Sequence[str]) -> Segments:
         paragraphs,
         lines,
         sentences,
-        symbols,
-        letters,
-        unspaced,
+        made_of & ALPHANUMERIC == 0,
+        made_of & LETTER != 0,
+        made_of & UNSPACED != 0,
         _prefix_hashes(points),
     )
 
@@ -200,8 +196,8 @@ def batches(items: Iterable[Text], text_of: Any = str, characters: int = BATCH_C
         yield batch
 
 
-def _words(points: NDArray[numpy.uint32], classes: NDArray[numpy.uint16]) -> tuple[Integers, Integers, Flags]:
-    """(first characters, ends, whether in a script without spaces) of all words and symbols."""
+def _words(points: NDArray[numpy.uint32], classes: NDArray[numpy.uint16]) -> tuple[Integers, Integers]:
+    """(first characters, ends) of all words and symbols."""
     import numpy
 
     visible = classes & SPACE == 0
@@ -216,60 +212,53 @@ def _words(points: NDArray[numpy.uint32], classes: NDArray[numpy.uint16]) -> tup
     begins[1:] &= ~(inside[1:] & inside[:-1])
 
     same = numpy.flatnonzero((points[1:] == points[:-1]) & begins[1:]) + 1
-    begins[same[numpy.isin(points[same], _points(_RUNS))]] = False
+    begins[same[classes[same] & RUN != 0]] = False
 
-    joiner = _table_of(_INSIDE + _INSIDE_NUMBERS)[numpy.minimum(points, _TABLE - 1)]
-    place = numpy.flatnonzero(joiner[1:-1] & inside[:-2] & inside[2:]) + 1
-    numeric = (classes[place - 1] & classes[place + 1] & DIGIT) != 0
-    place = place[numeric | ~numpy.isin(points[place], _points(_INSIDE_NUMBERS))]
-    place = place[classes[place + 1] & WORD != 0]
+    place = numpy.flatnonzero((classes[1:-1] & (JOINING | JOINING_DIGITS) != 0) & inside[:-2]) + 1
+    before, here, behind = classes[place - 1], classes[place], classes[place + 1]
+    place = place[(behind & WORD != 0) & ((here & JOINING != 0) | (before & behind & DIGIT != 0))]
     begins[place] = begins[place + 1] = False
 
     edges = begins.copy()  # where a word begins or has ended
     edges[1:] |= visible[:-1] & ~visible[1:]
     edge = numpy.flatnonzero(edges)
     first = begins[edge]
-    starts, ends = edge[first], numpy.append(edge[1:], len(points))[first]
-    return starts, ends, classes[starts] & UNSPACED != 0
+    return edge[first], numpy.append(edge[1:], len(points))[first]
+
+
+def _made_of(classes: NDArray[numpy.uint16], starts: Integers, ends: Integers) -> NDArray[numpy.uint16]:
+    """The classes of the characters of each word, joined; where the first one is a letter, only its own [words]."""
+    import numpy
+
+    joined = classes[starts]
+    untold = numpy.flatnonzero((joined & LETTER == 0) & (ends - starts > 1))
+    if len(untold):
+        sizes = (ends - starts)[untold]
+        behind = numpy.cumsum(sizes)
+        places = numpy.arange(behind[-1]) + numpy.repeat(starts[untold] - behind + sizes, sizes)
+        joined[untold] = numpy.bitwise_or.reduceat(classes[places], behind - sizes)
+    return joined
 
 
 def _sentences(classes: NDArray[numpy.uint16], starts: Integers, ends: Integers, lines: Integers) -> Integers:
     """The first words of all sentences, and behind the last the number of words."""
     import numpy
 
-    parts = [lines]
-    closing = numpy.flatnonzero(classes & CLOSING)
+    begins = numpy.zeros(len(starts) + 1, numpy.bool_)
+    begins[lines] = True
+    closing = numpy.flatnonzero(classes & CLOSING != 0)
     run_begins = numpy.flatnonzero(numpy.diff(closing, prepend=-2) != 1)
     run_ends = numpy.append(closing[run_begins[1:] - 1], closing[-1:]) + 1  # of each run of closing characters
     for bit in (STOP, FOREIGN_STOP):
-        stops = numpy.flatnonzero(classes & bit)
+        stops = numpy.flatnonzero(classes & bit != 0)
         behind = stops[numpy.diff(stops, append=-1) != 1] + 1  # one behind each run
         if len(closing):
             run = numpy.searchsorted(closing[run_begins], behind, "right") - 1
             behind = numpy.where((run >= 0) & (run_ends[run] > behind), run_ends[run], behind)
         if bit == STOP:
-            behind = behind[classes[numpy.minimum(behind, len(classes) - 1)] & SPACE != 0]
-        parts.append(numpy.searchsorted(starts, behind))
-    return numpy.unique(numpy.concatenate(parts))
-
-
-_TABLE = 0x2020  # code points of all joining characters are below
-
-
-@functools.cache
-def _table_of(characters: str) -> Flags:
-    import numpy
-
-    table = numpy.zeros(_TABLE, numpy.bool_)
-    table[_points(characters)] = True
-    return table
-
-
-@functools.cache
-def _points(characters: str) -> Any:
-    import numpy
-
-    return numpy.array([ord(character) for character in characters], numpy.uint32)
+            behind = behind[classes[behind] & SPACE != 0]  # a blank line stands at the very end
+        begins[numpy.searchsorted(starts, behind)] = True
+    return numpy.flatnonzero(begins)
 
 
 @functools.cache
@@ -288,6 +277,9 @@ def _classes() -> NDArray[numpy.uint16]:
         (f"[{_STOPS}]", STOP),
         (f"[{FOREIGN_STOPS}]", FOREIGN_STOP),
         (f"[{re.escape(CLOSINGS)}]", CLOSING),
+        (f"[{re.escape(_RUNS)}]", RUN),
+        (f"[{re.escape(_INSIDE)}]", JOINING),
+        (f"[{re.escape(_INSIDE_NUMBERS)}]", JOINING_DIGITS),
     ):
         for match in re.finditer(pattern, every):
             table[match.start() : match.end()] |= bit
@@ -316,8 +308,10 @@ def _prefix_hashes(points: NDArray[numpy.uint32]) -> Hashes:
     prefixes, one = numpy.zeros(len(points) + 1, numpy.uint64), numpy.uint64(1)
     for start in range(0, len(points), _BLOCK):
         block = points[start : start + _BLOCK]
-        factor = numpy.uint64(pow(_BASE, start, 1 << 64))
-        numpy.cumsum((block + one) * (_powers(_BASE, _BLOCK)[: len(block)] * factor), out=prefixes[start + 1 : start + 1 + len(block)])
+        powers = _powers(_BASE, _BLOCK)[: len(block)]
+        if start:
+            powers = powers * numpy.uint64(pow(_BASE, start, 1 << 64))
+        numpy.cumsum((block + one) * powers, out=prefixes[start + 1 : start + 1 + len(block)])
         prefixes[start + 1 : start + 1 + len(block)] += prefixes[start]
     return prefixes
 
