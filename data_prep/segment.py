@@ -78,13 +78,13 @@ class Segments:
     symbols     whether a word has neither letter nor digit [words]
     letters     whether it has a letter [words]
     unspaced    whether it is one character of a script without spaces [words]
-    points      code points of `text`, and their classes
+    hashes      a hash of its characters: equal words have equal ones, whatever texts they stand in [words]
+    points      code points of `text` [characters]
+    prefixes    hashes of all its beginnings [characters + 1]
     """
 
     text: str
     sizes: Integers
-    points: NDArray[numpy.uint32]
-    classes: NDArray[numpy.uint16]
     starts: Integers
     ends: Integers
     texts: Integers
@@ -94,16 +94,13 @@ class Segments:
     symbols: Flags
     letters: Flags
     unspaced: Flags
-    prefix_hashes: Hashes
-
-    @property
-    def hashes(self) -> Hashes:
-        """A hash of each word [words]: equal words have equal ones, whatever texts they stand in."""
-        return _span_hashes(self.prefix_hashes, self.starts, self.ends)
+    hashes: Hashes
+    points: NDArray[numpy.uint32]
+    prefixes: Hashes
 
     def hashes_of(self, units: Integers) -> Hashes:
         """A hash of each unit's characters from the first to the last [units]; `units`: one of the four kinds."""
-        return _span_hashes(self.prefix_hashes, *self.spans(units))
+        return _span_hashes(self.prefixes, *self.spans(units))
 
     def spans(self, units: Integers) -> tuple[Integers, Integers]:
         """First character and one behind the last of each unit [units]."""
@@ -158,21 +155,22 @@ def segment(texts: Sequence[str]) -> Segments:
     sentences = _sentences(classes, starts, ends, lines)
 
     made_of = _made_of(classes, starts, ends)
+    prefixes = _prefix_hashes(points)
     return Segments(
-        joined,
-        sizes,
-        points,
-        classes,
-        starts,
-        ends,
-        numpy.searchsorted(starts, text_starts),
-        paragraphs,
-        lines,
-        sentences,
-        made_of & ALPHANUMERIC == 0,
-        made_of & LETTER != 0,
-        made_of & UNSPACED != 0,
-        _prefix_hashes(points),
+        text=joined,
+        sizes=sizes,
+        starts=starts,
+        ends=ends,
+        texts=numpy.searchsorted(starts, text_starts),
+        paragraphs=paragraphs,
+        lines=lines,
+        sentences=sentences,
+        symbols=made_of & ALPHANUMERIC == 0,
+        letters=made_of & LETTER != 0,
+        unspaced=made_of & UNSPACED != 0,
+        hashes=_span_hashes(prefixes, starts, ends),
+        points=points,
+        prefixes=prefixes,
     )
 
 

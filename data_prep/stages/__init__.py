@@ -3,10 +3,11 @@
 from data_prep.stages.duplicates import DedupParams, dedup, hash_shard, remove_shard
 from data_prep.stages.pages import DemoParams, IngestParams, demo, ingest, ingest_shard
 from data_prep.stages.privacy import ScrubParams, scrub, scrub_shard
-from data_prep.stages.quality import ScoreParams, score, score_shard, select, select_shard
+from data_prep.stages.quality import ClassifierParams, ScoreParams, classifier, score, score_shard, select, select_shard
 from data_prep.stages.tokens import TokenizeParams, TokenizerParams, tokenize, tokenize_shard, tokenizer
 
 __all__ = [
+    "ClassifierParams",
     "DedupParams",
     "DemoParams",
     "IngestParams",
@@ -14,6 +15,7 @@ __all__ = [
     "ScrubParams",
     "TokenizeParams",
     "TokenizerParams",
+    "classifier",
     "dedup",
     "demo",
     "hash_shard",
