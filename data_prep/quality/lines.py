@@ -169,7 +169,7 @@ def measure(segments: Segments, languages: Sequence[str]) -> Lines:
     sizes = numpy.where(segments.unspaced[longest_run[:-1]], 0, run_ends - run_starts)
     marks = numpy.where(repeats(segments, segments.lines), REPEATED, 0)
     last = segments.points[ends - 1]
-    marks |= numpy.where(_among(last, ENDS) & ~_ellipsis(segments, ends), END, 0)
+    marks |= numpy.where(_among(last, ENDS) & ~_ellipses(segments, starts, ends), END, 0)
     marks |= numpy.where(_among(last, STOPS), STOP, 0)
     marks[_lines_of(starts, numpy.flatnonzero(segments.points == ord("{")))] |= CURLY_BRACKET
     lowered = segments.text.replace("İ", "i").lower()  # the only letter that is longer when small
@@ -213,10 +213,11 @@ def _among(points: NDArray[numpy.uint32], characters: str) -> NDArray[numpy.bool
     return numpy.isin(points, [ord(character) for character in characters])
 
 
-def _ellipsis(segments: Segments, ends: Integers) -> NDArray[numpy.bool_]:
+def _ellipses(segments: Segments, starts: Integers, ends: Integers) -> NDArray[numpy.bool_]:
+    """Whether `...` stands at the ends of these spans."""
     import numpy
 
-    found = numpy.ones(len(ends), numpy.bool_)
+    found = ends - starts >= 3
     for back in (1, 2, 3):
         found &= segments.points[numpy.maximum(ends - back, 0)] == ord(".")
     return found

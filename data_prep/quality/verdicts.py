@@ -198,7 +198,8 @@ def _changed(thresholds: Thresholds, language: str) -> dict[str, Any]:
         groups = [group for group, word in (*_GROUPS.items(), ("lines", "lines")) if word == prefix and hasattr(getattr(thresholds, group), rule)]
         if not groups or rule in ("languages", "buckets", "top_fraction"):
             raise ValueError(f"by_language.{language}.{name}: no such threshold; use the reason of a rejection, or lines_<rule>")
-        values.setdefault(groups[0], {})[rule] = value
+        whole = type(getattr(getattr(thresholds, groups[0]), rule)) is int and float(value).is_integer()
+        values.setdefault(groups[0], {})[rule] = int(value) if whole else value
     changed = {}
     for group, own in values.items():
         rules = getattr(thresholds, group)
