@@ -88,7 +88,7 @@ RELATIVES: Sequence[Mapping[str, frozenset[str]]] = [
 def identify(text: str, characters: int = CHARACTERS) -> tuple[str, float]:
     """The language of a text (code) and how sure that is, 0 to 1. The model reads the first `characters` characters.
 
-    A text without any letter is `("und", 0.0)`: the model would guess English. Text in capitals is read in small letters.
+    A text without any letter there is `("und", 0.0)`: the model would guess English. Text in capitals is read in small letters.
 
     >>> identify("Der Hund ist müde, und die Katze schläft auf dem Sofa.")[0]
     'de'
@@ -100,16 +100,8 @@ def identify(text: str, characters: int = CHARACTERS) -> tuple[str, float]:
 def identify_all(segments: Segments, found: Found, characters: int = CHARACTERS) -> list[tuple[str, float]]:
     """`identify` for every text; `found`: their function words."""
     begin, results = 0, []
-    for number, (by_words, size) in enumerate(zip(_by_words(segments, found), segments.sizes.tolist(), strict=True)):
-        if by_words:
-            results.append((by_words, 1.0))
-        else:
-            words = slice(segments.texts[number], segments.texts[number + 1])
-            end = begin + min(size, characters)
-            if (segments.letters[words] & (segments.starts[words] < end)).any():
-                results.append(_by_model(segments, begin, end))
-            else:
-                results.append((UNDETERMINED, 0.0))
+    for by_words, size in zip(_by_words(segments, found), segments.sizes.tolist(), strict=True):
+        results.append((by_words, 1.0) if by_words else _by_model(segments, begin, begin + min(size, characters)))
         begin += size + 2
     return results
 
@@ -145,11 +137,14 @@ def _by_words(segments: Segments, found: Found) -> list[str | None]:
 
 def _by_model(segments: Segments, begin: int, end: int) -> tuple[str, float]:
     text = segments.text[begin:end]
+    if not any(map(str.isalpha, text)):
+        return UNDETERMINED, 0.0
     points = segments.points[begin:end]
     capitals = int(((points >= ord("A")) & (points <= ord("Z"))).sum())
     if capitals > 4 * int(((points >= ord("a")) & (points <= ord("z"))).sum()) or text.isupper():
         text = text.lower()
-    labels, probabilities = _model().predict(text.replace("\n", " "), k=5)
+    line = text.replace("\n", " ").encode("utf-8", "replace").decode()  # lone surrogates would be an error
+    labels, probabilities = _model().predict(line, k=5)
     scores = {label.removeprefix("__label__"): float(probability) for label, probability in zip(labels, probabilities, strict=True)}
     code = max(scores, key=lambda label: scores[label])
     group = next((group for group in RELATIVES if code in group), {})

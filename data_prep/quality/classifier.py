@@ -44,7 +44,7 @@ class Training:
 
     examples: int = 50_000
     words: int = 1_000
-    epochs: int = 5
+    epochs: int = 10
     penalty: float = 1e-5
     seed: int = 0
 

@@ -101,7 +101,8 @@ class FineWebThresholds:
 class ClassifierThresholds:
     min_score: Annotated[Share, Meta(description="probability of a positive; not asked without a classifier")] = 0.0
     top_fraction: Annotated[
-        float, Meta(gt=0, le=1, description="share of the documents that pass all else to keep: those of the highest scores, and their equals")
+        float,
+        Meta(gt=0, le=1, description="share of the documents that pass all else to keep: those of the highest scores, and their equals"),
     ] = 1.0
 
 
@@ -127,7 +128,9 @@ class Thresholds:
     def __post_init__(self) -> None:
         # What holds for a language is part of the params, wherever it comes from.
         given = {str(code) for code, changes in self.by_language.items() if changes != CHANGES.get(code)}
-        merged = {code: dict(CHANGES.get(code, {})) | dict(self.by_language.get(code, {})) for code in sorted({*CHANGES, *self.by_language})}
+        merged = {
+            code: dict(CHANGES.get(code, {})) | dict(self.by_language.get(code, {})) for code in sorted({*CHANGES, *self.by_language})
+        }
         object.__setattr__(self, "by_language", merged)
         for code in sorted(given):
             _changed(self, code)
@@ -195,7 +198,9 @@ def _changed(thresholds: Thresholds, language: str) -> dict[str, Any]:
     values: dict[str, dict[str, float]] = {}
     for name, value in thresholds.by_language.get(language, {}).items():
         prefix, _, rule = name.partition("_")
-        groups = [group for group, word in (*_GROUPS.items(), ("lines", "lines")) if word == prefix and hasattr(getattr(thresholds, group), rule)]
+        groups = [
+            group for group, word in (*_GROUPS.items(), ("lines", "lines")) if word == prefix and hasattr(getattr(thresholds, group), rule)
+        ]
         if not groups or rule in ("languages", "buckets", "top_fraction"):
             raise ValueError(f"by_language.{language}.{name}: no such threshold; use the reason of a rejection, or lines_<rule>")
         whole = type(getattr(getattr(thresholds, groups[0]), rule)) is int and float(value).is_integer()

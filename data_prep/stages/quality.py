@@ -20,7 +20,7 @@ class ClassifierParams:
 
     examples: Annotated[int, Meta(ge=1, description="at most so many of each, those with the smallest hashes")] = 50_000
     words: Annotated[int, Meta(ge=1, description="of each example only the first so many")] = 1_000
-    epochs: Annotated[int, Meta(ge=1, description="passes over the examples")] = 5
+    epochs: Annotated[int, Meta(ge=1, description="passes over the examples")] = 10
     penalty: Annotated[float, Meta(gt=0, description="weight of the squared weights")] = 1e-5
     seed: Annotated[int, Meta(ge=0, description="another seed is another order of the examples")] = 0
 
@@ -189,9 +189,7 @@ def select_shard(shard: Shard) -> ShardResult:
 def select(ctx: StageContext, params: Thresholds) -> Metrics:
     """Keep the documents whose scores pass the thresholds, and of these the lines that the rules leave. Other thresholds or rules
     never score again."""
-    tables = {
-        folder: {stem(file.name): file for file in ctx.inputs["scores"].select(folder)} for folder in ("scores", "lines")
-    }
+    tables = {folder: {stem(file.name): file for file in ctx.inputs["scores"].select(folder)} for folder in ("scores", "lines")}
     corpus = ctx.inputs["corpus"].select("documents")
     for file in corpus:
         if any(stem(file.name) not in known for known in tables.values()):
