@@ -181,7 +181,7 @@ def split_words(text: str) -> list[str]:
 
 
 def batches(items: Iterable[Text], text_of: Any = str, characters: int = BATCH_CHARACTERS) -> Iterator[list[Text]]:
-    """The items in order, in lists whose texts (`text_of(item)`) have about so many characters together, and never more than one text more."""
+    """The items in order, in lists whose texts (`text_of(item)`) have so many characters together, or less by the last one."""
     batch: list[Text] = []
     size = 0
     for item in items:
@@ -315,7 +315,6 @@ def _prefix_hashes(points: NDArray[numpy.uint32]) -> Hashes:
 
 
 def _span_hashes(prefixes: Hashes, starts: Integers, ends: Integers) -> Hashes:
-    import numpy
 
     inverse = pow(_BASE, -1, 1 << 64)
     back = _powers(inverse, _BLOCK)[starts & (_BLOCK - 1)]

@@ -2,8 +2,9 @@
 
 It is fastText's supervised model (Joulin et al., 2016) for two classes, in the form that has one solution: there a document is the mean
 of its n-grams' vectors and the class a linear function of that mean, so with two classes each n-gram comes down to one number. The
-score of a document is sigmoid(bias + the mean weight of its words and pairs of neighbouring words), as `data_prep.segment` cuts them;
-n-grams share 2^18 weights by their hashes.
+score of a document is bias + the mean weight of its words and pairs of neighbouring words, as `data_prep.segment` cuts them: the
+logarithm of the odds that it belongs to the positives (0: as likely as not; the probability is the sigmoid of it), from -50 to 50 in
+steps of 10^-4, so that scores can be counted instead of sorted. N-grams share 2^18 weights by their hashes.
 
 Training is logistic regression by stochastic gradient descent, averaged over all steps (scikit-learn's SGDClassifier): one thread,
 examples in the order of hashes of their texts and the seed, arithmetic in double precision. The weights are then rounded to half
@@ -19,7 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data_prep.segment import Segments, batches, mixed, segment, totals
+from data_prep.segment import Segments, batches, mixed, segment
 from pipeline.stage import UserError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BITS = 18
+MOST = 1_000_000
+_STEPS = 10_000
 _SCALE = 30.0  # brings frequencies near the length 1 for which the steps are made
 _STEP = 256  # examples given to scikit-learn at once; it takes a step for each
 
@@ -38,13 +41,15 @@ class Training:
     examples  at most so many of each class, those with the smallest hashes
     words     of each example only the first so many
     epochs    passes over the examples
-    penalty   weight of the squared weights (alpha)
+    rate      length of the steps
+    penalty   weight of the squared weights
     seed      another seed is another order of the examples
     """
 
     examples: int = 50_000
     words: int = 1_000
     epochs: int = 10
+    rate: float = 1.0
     penalty: float = 1e-5
     seed: int = 0
 
@@ -70,7 +75,9 @@ def train(positives: Iterable[str], negatives: Iterable[str], training: Training
     examples = [(key, features, label) for label, chosen in enumerate(classes) for key, features in chosen.items()]
     examples.sort(key=lambda example: example[0])
 
-    model = SGDClassifier(loss="log_loss", alpha=training.penalty, average=True, shuffle=False, random_state=0)
+    model = SGDClassifier(
+        loss="log_loss", alpha=training.penalty, learning_rate="constant", eta0=training.rate, average=True, shuffle=False, random_state=0
+    )
     # Both classes weigh the same, however many examples each has.
     weights = [len(examples) / (2 * len(chosen)) for chosen in classes]
     for epoch in range(training.epochs):
@@ -83,7 +90,7 @@ def train(positives: Iterable[str], negatives: Iterable[str], training: Training
 
 
 def score(segments: Segments, weights: NDArray[numpy.float16]) -> NDArray[numpy.float64]:
-    """The probability that each text belongs to the positives, in steps of a millionth [texts]."""
+    """The logarithm of the odds that each text belongs to the positives [texts]."""
     import numpy
 
     known = weights.astype(numpy.float64)
@@ -92,7 +99,17 @@ def score(segments: Segments, weights: NDArray[numpy.float16]) -> NDArray[numpy.
     sums = _sums(known[words], segments.texts) + _sums(numpy.where(_within(segments), known[pairs], 0.0), bounds)
     number = numpy.diff(segments.texts)
     mean = numpy.divide(sums, 2 * number - 1, out=numpy.zeros(len(sums)), where=number > 0)
-    return numpy.round(1 / (1 + numpy.exp(-(mean + known[-1]))), 6)
+    return numpy.clip(numpy.round((mean + known[-1]) * _STEPS), -MOST // 2, MOST // 2) / _STEPS
+
+
+def rank(score: float) -> int:
+    """A score's place among all that are possible, 0 to `MOST`; higher ones have higher places."""
+    return round(score * _STEPS) + MOST // 2
+
+
+def score_of(rank: int) -> float:
+    """The score at a place."""
+    return (rank - MOST // 2) / _STEPS
 
 
 def save(path: str | os.PathLike[str], weights: NDArray[numpy.float16]) -> None:

@@ -99,7 +99,9 @@ class FineWebThresholds:
 
 @dataclass(frozen=True)
 class ClassifierThresholds:
-    min_score: Annotated[Share, Meta(description="probability of a positive; not asked without a classifier")] = 0.0
+    min_score: Annotated[
+        float, Meta(ge=-50, le=50, description="logarithm of the odds of being a positive, 0: even; not asked without a classifier")
+    ] = -50.0
     top_fraction: Annotated[
         float,
         Meta(gt=0, le=1, description="share of the documents that pass all else to keep: those of the highest scores, and their equals"),

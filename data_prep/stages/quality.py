@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ class ClassifierParams:
     examples: Annotated[int, Meta(ge=1, description="at most so many of each, those with the smallest hashes")] = 50_000
     words: Annotated[int, Meta(ge=1, description="of each example only the first so many")] = 1_000
     epochs: Annotated[int, Meta(ge=1, description="passes over the examples")] = 10
+    rate: Annotated[float, Meta(gt=0, description="length of the steps; they are averaged")] = 1.0
     penalty: Annotated[float, Meta(gt=0, description="weight of the squared weights")] = 1e-5
     seed: Annotated[int, Meta(ge=0, description="another seed is another order of the examples")] = 0
 
@@ -40,7 +42,7 @@ def classifier(ctx: StageContext, params: ClassifierParams) -> Metrics:
     for role in ("positives", "negatives"):
         if role not in ctx.inputs:
             raise UserError(f"classifier.needs.{role}: name the stage whose documents are the {role}, an ingest of your files for one")
-    training = linear.Training(params.examples, params.words, params.epochs, params.penalty, params.seed)
+    training = linear.Training(params.examples, params.words, params.epochs, params.rate, params.penalty, params.seed)
     weights = linear.train(texts("positives"), texts("negatives"), training)
     linear.save(ctx.path("classifier.npy"), weights)
     ctx.publish("classifier.npy")
@@ -92,27 +94,28 @@ def score_shard(shard: Shard) -> ShardResult:
 def score(ctx: StageContext, params: ScoreParams) -> Metrics:
     """Identify every document's language and measure its quality, by a classifier, too, if one is among the inputs; nothing is
     decided yet."""
-    side = {"classifier": file for file in ctx.files("classifier")} if "classifier" in ctx.inputs else {}
+    side = {"classifier": ctx.inputs["classifier"].files[0]} if "classifier" in ctx.inputs else {}
     mapped = ctx.map_shards(score_shard, units_of(ctx.inputs["corpus"].select("documents")), params, side)
     ctx.publish_shards(mapped)
     return mapped.metrics
 
 
 def rank_shard(shard: Shard) -> ShardResult:
-    """One file's tables to the classifier's scores of the documents that pass all thresholds, in millionths."""
+    """One file's tables to the ranks of the classifier's scores of the documents that pass all thresholds."""
     import pyarrow
     import pyarrow.parquet
 
+    from data_prep.quality.classifier import rank
     from data_prep.quality.tables import Judge, read
 
     judge = Judge(shard.params)
     ranks: list[int] = []
     for rows in read(*shard.unit.paths):
-        for reason, rank in zip(judge(rows).reasons, rows.scores["classifier_score"], strict=True):
+        for reason, odds in zip(judge(rows).reasons, rows.scores["classifier_score"], strict=True):
             if reason is None:
-                if rank != rank:
+                if math.isnan(odds):
                     raise UserError("select.classifier.top_fraction: there are no scores to choose by; set score.needs.classifier")
-                ranks.append(round(rank * 1e6))
+                ranks.append(rank(odds))
     table = pyarrow.table({"rank": pyarrow.array(ranks, pyarrow.int32())})
     pyarrow.parquet.write_table(table, shard.path("ranks", ".parquet"), compression="zstd", use_dictionary=False, write_statistics=False)
     return ShardResult(records={"ranks": len(ranks)})
@@ -121,7 +124,7 @@ def rank_shard(shard: Shard) -> ShardResult:
 def select_shard(shard: Shard) -> ShardResult:
     """One file of documents and its tables to the documents that pass all thresholds, without the lines that the rules cut.
 
-    The unit's argument is the least score in millionths that `classifier.top_fraction` leaves, if it is asked for.
+    The unit's argument is the least rank of a score that `classifier.top_fraction` leaves, if it is asked for.
     """
     from contextlib import ExitStack
     from itertools import islice
@@ -129,8 +132,9 @@ def select_shard(shard: Shard) -> ShardResult:
     import pyarrow
 
     from data_prep.documents import DocumentWriter, Reject, RejectWriter, read_documents
-    from data_prep.quality.tables import Judge, TableWriter, read, score_schema
+    from data_prep.quality.classifier import rank, score_of
     from data_prep.quality.lines import SCORES, cut
+    from data_prep.quality.tables import Judge, TableWriter, read, score_schema
 
     path, scores_path, lines_path = shard.unit.paths
     params: Thresholds = shard.params
@@ -159,9 +163,9 @@ def select_shard(shard: Shard) -> ShardResult:
                 if rows.ids[number] != document.id:
                     raise UserError(f"{scores_path} scores {rows.ids[number]} where {path} holds {document.id}: score this corpus")
                 verdict = verdicts.reasons[number]
-                rank = rows.scores["classifier_score"][number]
-                if verdict is None and shard.unit.argument is not None and round(rank * 1e6) < shard.unit.argument:
-                    verdict = "classifier_top_fraction", f"{rank:.6g} < {shard.unit.argument / 1e6:.6g}"
+                odds = rows.scores["classifier_score"][number]
+                if verdict is None and shard.unit.argument is not None and rank(odds) < shard.unit.argument:
+                    verdict = "classifier_top_fraction", f"{odds:g} < {score_of(shard.unit.argument):g}"
                 own = slice(rows.lines.texts[number], rows.lines.texts[number + 1])
                 text = document.text
                 if verdict is None and judge.cuts(rows.languages[number]):
@@ -208,12 +212,12 @@ def select(ctx: StageContext, params: Thresholds) -> Metrics:
 
 def _least(files: tuple[File, ...], fraction: float) -> int:
     """The lowest of the highest `fraction` of all ranks; a number for each possible rank is all it holds."""
-    import math
-
     import numpy
     import pyarrow.parquet
 
-    numbers = numpy.zeros(1_000_001, numpy.int64)
+    from data_prep.quality.classifier import MOST
+
+    numbers = numpy.zeros(MOST + 1, numpy.int64)
     for file in files:
         ranks = pyarrow.parquet.read_table(file.path, use_threads=False).column("rank").to_numpy()
         numbers += numpy.bincount(ranks, minlength=len(numbers))

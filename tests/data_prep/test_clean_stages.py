@@ -46,6 +46,10 @@ PROSE = (
     "price of herring at the market in {town}. A boy sat on the wall with a book that he did not read. He watched how the water moved "
     "between the boats, and he thought that one day, when he was {number}, he would have a boat of his own. The gulls cried. Nobody came."
 )
+WINTER = (
+    "In winter the ferry stays on the other side of the river, because the ice is too thin to walk on and too thick to sail through. "
+    "People write letters then. Those who cannot wait for an answer go round by the bridge, which takes them the whole of a day."
+)
 GERMAN = (
     "Der Hafen lag an diesem Morgen still, und die Fischer, die mit der Flut gekommen waren, sprachen über Netze und über den Preis der "
     "Heringe auf dem Markt. Ein Junge saß auf der Mauer mit einem Buch, das er nicht las, und dachte an ein eigenes Boot."
@@ -296,12 +300,13 @@ def scores_of(scored: Artifact, name: str) -> list[float]:
 
 
 def test_paragraphs_in_another_language_are_cut_if_asked(house: House, tmp_path: Path) -> None:
-    english, german = PROSE.format(town="Ys", number=3), GERMAN
+    english, german = f"{PROSE.format(town='Ys', number=3)}\n\n{WINTER}", GERMAN
     source = house.corpus(old=[document("mixed", f"{english}\n\n{german}\n\nKurz gesagt: so war es")]).files[0].path
     texts = []
     for number, (paragraphs, most) in enumerate([(True, 0.65), (True, 1.0), (False, 0.65)]):
-        judged(source, tmp_path / str(number), ScoreParams(paragraphs=paragraphs), replace(Thresholds(), lines=LineRules(max_foreign=most)))
-        texts.append([one.text for one in read_documents(tmp_path / str(number) / "selected/documents/old.parquet")][0])
+        params = replace(Thresholds(), language=LanguageThresholds((), 0.0), lines=LineRules(max_foreign=most))
+        judged(source, tmp_path / str(number), ScoreParams(paragraphs=paragraphs), params)
+        texts += [one.text for one in read_documents(tmp_path / str(number) / "selected/documents/old.parquet")]
     assert texts[0] == f"{english}\n\nKurz gesagt: so war es"  # too short to tell
     assert texts[1] == texts[2] == f"{english}\n\n{german}\n\nKurz gesagt: so war es"
 
@@ -326,7 +331,7 @@ def test_the_best_by_a_classifier_are_kept(house: House) -> None:
     assert reasons(house.run(select, strict, corpus=corpus, scores=scored))["ad"][0] == "classifier_min_score"
     top = replace(Thresholds(), classifier=ClassifierThresholds(top_fraction=0.6))
     best = house.run(select, top, corpus=corpus, scores=scored)
-    assert reasons(best) == {"ad": ("classifier_top_fraction", f"{second:.6g} < {min(first, third):.6g}")}
+    assert reasons(best) == {"ad": ("classifier_top_fraction", f"{second:g} < {min(first, third):g}")}
     plain = house.run(score, ScoreParams(), corpus=corpus)
     with pytest.raises(UserError, match=r"top_fraction: there are no scores.*score\.needs\.classifier"):
         house.run(select, top, corpus=corpus, scores=plain)

@@ -183,7 +183,7 @@ def test_any_text_gets_every_score_whatever_stands_beside_it(texts: list[str]) -
             if name in together.scores:
                 assert value == pytest.approx(together.scores[name][number], abs=0, nan_ok=True), name
             assert value >= 0 or name == "gopher_stop_words"
-            if "duplicate" in name or name.endswith(("_lines", "alphabetic_words")) and not name.startswith("c4"):
+            if "duplicate" in name or (name.endswith(("_lines", "alphabetic_words")) and not name.startswith("c4")):
                 assert value <= 1, name
 
 
@@ -223,12 +223,13 @@ def test_lines_are_cut_by_c4_s_rules(line: str, rules: dict[str, object], stays:
 
 
 def test_nothing_is_cut_where_cutting_is_off() -> None:
-    text, scores = left("two words\n\n{ javascript [1] terms of use", cut=False)
+    _, scores = left("two words\n\n{ javascript [1] terms of use", cut=False)
     assert scores["c4_curly_bracket_lines"] == 1 and scores["c4_sentences"] == 2
 
 
 def test_scores_of_what_stays_by_hand() -> None:
-    text = "Menu\n\nThe first line is here. It has two ends!\nThe first line is here. It has two ends!\n\nAnd so on and so\nlorem ipsum { dolor ["
+    twice = "The first line is here. It has two ends!\n" * 2
+    text = f"Menu\n\n{twice}\nAnd so on and so\nlorem ipsum {{ dolor ["
     rest, scores = left(text)
     assert rest == text.removeprefix("Menu\n\n")
     assert scores == {
