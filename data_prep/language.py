@@ -106,7 +106,8 @@ def _by_words(segments: Segments, found: Found) -> list[str | None]:
     import numpy
 
     table, number = spellings(), len(segments.sizes)
-    real = numpy.concatenate((numpy.zeros(1, numpy.int64), numpy.cumsum(~segments.symbols)))  # words, not symbols, before each word
+    real: NDArray[numpy.int64] = numpy.zeros(len(segments.symbols) + 1, numpy.int64)  # words, not symbols, before each word
+    numpy.cumsum(~segments.symbols, out=real[1:])
     words = real[segments.texts[1:]] - real[segments.texts[:-1]]
     size = len(table.hashes)
     occurrences = numpy.bincount(found.texts * size + found.spellings, minlength=number * size).reshape(number, size).astype(numpy.float32)

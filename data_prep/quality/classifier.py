@@ -99,7 +99,8 @@ def score(segments: Segments, weights: NDArray[numpy.float16]) -> NDArray[numpy.
     sums = _sums(known[words], segments.texts) + _sums(numpy.where(_within(segments), known[pairs], 0.0), bounds)
     number = numpy.diff(segments.texts)
     mean = numpy.divide(sums, 2 * number - 1, out=numpy.zeros(len(sums)), where=number > 0)
-    return numpy.clip(numpy.round((mean + known[-1]) * _STEPS), -MOST // 2, MOST // 2) / _STEPS
+    odds: NDArray[numpy.float64] = numpy.clip(numpy.round((mean + known[-1]) * _STEPS), -MOST // 2, MOST // 2) / _STEPS
+    return odds
 
 
 def rank(score: float) -> int:

@@ -119,7 +119,8 @@ def ratio(part: Any, whole: Any) -> Numbers:
     """part ÷ whole, 0 where whole is 0."""
     import numpy
 
-    return numpy.divide(part, whole, out=numpy.zeros(len(part)), where=whole != 0)
+    shares: Numbers = numpy.divide(part, whole, out=numpy.zeros(len(part)), where=whole != 0)
+    return shares
 
 
 def repeats(segments: Segments, units: Integers) -> NDArray[numpy.bool_]:
@@ -155,7 +156,7 @@ def _ngram_characters(segments: Segments, group: Integers) -> tuple[dict[int, In
 
     hashes = segments.hashes
     positions = numpy.flatnonzero(text[1:] == text[:-1])  # where an N-gram begins, ascending
-    keys = mixed(hashes[positions] + hashes[positions + 1] * numpy.uint64(0x2545F4914F6CDD1D))
+    keys: NDArray[Any] = mixed(hashes[positions] + hashes[positions + 1] * numpy.uint64(0x2545F4914F6CDD1D))
     keys = _within_texts(keys, text[positions])
     for size in range(2, max(DUPLICATE_N) * max(groups, default=1) + 1):
         grams, counts = _numbered(keys)

@@ -80,7 +80,7 @@ def _changes() -> dict[str, dict[str, float]]:
     rows = {code: dict(zip(_NAMES, map(float, numbers), strict=True)) for code, *numbers in map(str.split, _TABLE.strip().split("\n"))}
     english = rows.pop("en")
     return {
-        code: {name: value for name, value in row.items() if value != english[name]} | _OTHERS.get(code, {})
+        code: {name: value for name, value in row.items() if value != english[name]} | dict(_OTHERS.get(code, {}))
         for code, row in sorted(rows.items())
     }
 

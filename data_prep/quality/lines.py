@@ -105,7 +105,8 @@ def judge(lines: Lines, rules: Sequence[LineRules]) -> tuple[NDArray[numpy.bool_
         return numpy.repeat([getattr(rule, name) for rule in rules], number)
 
     def has(mark: int) -> NDArray[numpy.bool_]:
-        return lines.marks & mark != 0
+        having: NDArray[numpy.bool_] = lines.marks & mark != 0
+        return having
 
     cut = of_line("cut")
     stays = (lines.longest <= of_line("max_word_characters")) & (lines.words >= of_line("min_words"))

@@ -157,7 +157,7 @@ class Judge:
         ready = [self._of(language) for language in rows.languages]
         stays, left = lines.judge(rows.lines, [rules for rules, _ in ready])
         columns: dict[str, Any] = {**rows.scores, **{name: values.tolist() for name, values in left.items()}}
-        reasons = []
+        reasons: list[tuple[str, str] | None] = []
         for number, (language, (_, asked)) in enumerate(zip(rows.languages, ready, strict=True)):
             if self._languages and language not in self._languages:
                 reasons.append(("language", f"{language}, not {' or '.join(self._languages)}"))
