@@ -26,7 +26,8 @@ from data_prep.function_words import SPACED, Found, find, spellings
 from data_prep.segment import Segments, segment, totals
 
 if TYPE_CHECKING:
-    pass
+    import numpy
+    from numpy.typing import NDArray
 
 UNDETERMINED = "und"  # ISO 639-2 for text without a language
 CHARACTERS = 2_000  # of 2,296 real pages 98.7 % get the language of their whole text, at three times the speed
