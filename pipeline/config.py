@@ -35,6 +35,8 @@ class Sources:
     blocklists: Annotated[tuple[str, ...], Meta(description="lists of hosts, URLs and words whose pages are rejected")] = ()
     conversations: Annotated[tuple[str, ...], Meta(description="JSONL files of messages, for sft")] = ()
     preferences: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with a chosen and a rejected answer, for dpo")] = ()
+    positives: Annotated[tuple[str, ...], Meta(description="texts or pages to be liked, for classifier")] = ()
+    negatives: Annotated[tuple[str, ...], Meta(description="texts or pages not to be liked, for classifier")] = ()
     prompts: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with the one right answer, for grpo")] = ()
     test_prompts: Annotated[tuple[str, ...], Meta(description="the same, held out, for evaluate")] = ()
 

@@ -3,10 +3,11 @@
 from data_prep.stages.duplicates import DedupParams, dedup, hash_shard, remove_shard
 from data_prep.stages.pages import DemoParams, IngestParams, UrlRules, compile_shard, demo, ingest, ingest_shard
 from data_prep.stages.privacy import ScrubParams, scrub, scrub_shard
-from data_prep.stages.quality import ScoreParams, score, score_shard, select, select_shard
+from data_prep.stages.quality import ClassifierParams, ScoreParams, classifier, score, score_shard, select, select_shard
 from data_prep.stages.tokens import TokenizeParams, TokenizerParams, tokenize, tokenize_shard, tokenizer
 
 __all__ = [
+    "ClassifierParams",
     "DedupParams",
     "DemoParams",
     "IngestParams",
@@ -16,6 +17,7 @@ __all__ = [
     "TokenizerParams",
     "UrlRules",
     "compile_shard",
+    "classifier",
     "dedup",
     "demo",
     "hash_shard",

@@ -13,17 +13,42 @@ import pyarrow.parquet
 import pytest
 
 from data_prep.documents import Document, DocumentWriter, read_documents, read_rejects
-from data_prep.quality.gopher import SCORES
-from data_prep.quality.verdicts import GopherQualityThresholds, Thresholds
-from data_prep.stages import DedupParams, ScoreParams, ScrubParams, dedup, score, score_shard, scrub, select, select_shard
+from data_prep.quality import lines
+from data_prep.quality.tables import SCORES
+from data_prep.quality.verdicts import (
+    C4Thresholds,
+    ClassifierThresholds,
+    GopherQualityThresholds,
+    LanguageThresholds,
+    LineRules,
+    Thresholds,
+)
+from data_prep.segment import split_words
+from data_prep.stages import (
+    ClassifierParams,
+    DedupParams,
+    ScoreParams,
+    ScrubParams,
+    classifier,
+    dedup,
+    score,
+    score_shard,
+    scrub,
+    select,
+    select_shard,
+)
 from pipeline.lease import acquire
 from pipeline.progress import Progress
-from pipeline.stage import Artifact, File, MapRun, Shard, Stage, StageContext, Trajectory, Unit, UserError
+from pipeline.stage import Artifact, File, MapRun, Shard, ShardResult, Stage, StageContext, Trajectory, Unit, UserError
 
 PROSE = (
     "The harbour lay quiet that morning, and the fishermen who had come back with the tide stood about the quay to talk of nets and of the "
     "price of herring at the market in {town}. A boy sat on the wall with a book that he did not read. He watched how the water moved "
-    "between the boats, and he thought that one day, when he was {number}, he would have a boat of his own."
+    "between the boats, and he thought that one day, when he was {number}, he would have a boat of his own. The gulls cried. Nobody came."
+)
+WINTER = (
+    "In winter the ferry stays on the other side of the river, because the ice is too thin to walk on and too thick to sail through. "
+    "People write letters then. Those who cannot wait for an answer go round by the bridge, which takes them the whole of a day."
 )
 GERMAN = (
     "Der Hafen lag an diesem Morgen still, und die Fischer, die mit der Flut gekommen waren, sprachen über Netze und über den Preis der "
@@ -35,8 +60,8 @@ def document(name: str, text: str, date: str = "2024-05-01T00:00:00Z") -> Docume
     return Document(hashlib.sha256(name.encode()).hexdigest()[:32], f"http://x/{name}", text, date, f"x#{name}")
 
 
-def prose(name: str, number: int, **changes: str) -> Document:
-    return document(name, PROSE.format(town=f"Town{number}", number=number), **changes)
+def prose(name: str, number: int, text: str = "", **changes: str) -> Document:
+    return document(name, PROSE.format(town=f"Town{number}", number=number) + text, **changes)
 
 
 @dataclass
@@ -63,6 +88,21 @@ class House:
 
     def run(self, stage: Stage, params: Any, **inputs: Artifact) -> Artifact:
         """Run a stage as the runner does, check that it lost no record, and note how many shards it had to compute."""
+        ctx = self.context(stage, **inputs)
+        stage(ctx, params)
+        assert ctx.counts is not None and ctx.counts.balanced
+        assert ctx.counts.total == sum(file.records for file in inputs["corpus"].select("documents"))
+        assert ctx.counts.kept == sum(file.records for file in ctx.published if file.name.startswith(stage.keeps + "/"))
+        self.computed[stage.name] = ctx.shards_computed
+        return self.artifact(stage.name, Path(ctx.directory), ctx.published)
+
+    def run_plain(self, stage: Stage, params: Any, **inputs: Artifact) -> Artifact:
+        """Run a stage that gives no documents."""
+        ctx = self.context(stage, **inputs)
+        stage(ctx, params)
+        return self.artifact(stage.name, Path(ctx.directory), ctx.published)
+
+    def context(self, stage: Stage, **inputs: Artifact) -> StageContext:
 
         def connect() -> None:
             from pipeline.cluster import ClusterConfig, connect
@@ -73,7 +113,7 @@ class House:
         own.mkdir()
         lease = acquire(own / "lease", lambda owner: None)
         lease.release()
-        ctx = StageContext(
+        return StageContext(
             stage=stage,
             fingerprint=own.name.ljust(64, "0"),
             inputs=inputs,
@@ -86,12 +126,6 @@ class House:
             progress=Progress(str(own / "events.jsonl"), stage.name),
             connect=connect,
         )
-        stage(ctx, params)
-        assert ctx.counts is not None and ctx.counts.balanced
-        assert ctx.counts.total == sum(file.records for file in inputs["corpus"].select("documents"))
-        assert ctx.counts.kept == sum(file.records for file in ctx.published if file.name.startswith(stage.keeps + "/"))
-        self.computed[stage.name] = ctx.shards_computed
-        return self.artifact(stage.name, own, ctx.published)
 
     def clean(self, corpus: Artifact) -> tuple[Artifact, Artifact, Artifact, Artifact]:
         scored = self.run(score, ScoreParams(), corpus=corpus)
@@ -139,10 +173,10 @@ MAILS = [document("mail", PROSE.format(town="Ys", number=3) + " Write to joe@exa
 def test_every_document_ends_where_it_should(house: House) -> None:
     scored, selected, unique, scrubbed = house.clean(house.corpus(old=OLD, mails=MAILS, none=[]))
     table = pyarrow.parquet.read_table(scored.select("scores")[0].path)
-    assert table.column_names == ["id", "language", "language_score", *SCORES]
+    assert table.column_names == ["id", "language", *SCORES]
     assert {str(kind) for kind in table.schema.types[2:]} == {"double"}
     assert table.column("language").to_pylist() == ["en", "en", "de", "en", "en"]
-    assert math.isnan(table.column("gopher_stop_words").to_pylist()[2])
+    assert all(math.isnan(value) for value in table.column("classifier_score").to_pylist())
     assert reasons(selected) == {"german": ("language", "de, not en"), "thin": ("gopher_min_words", "4 < 50")}
     assert reasons(unique) == {"copy": ("duplicate", OLD[0].id)}
     assert reasons(scrubbed) == {}
@@ -192,14 +226,112 @@ def test_scores_of_another_corpus_are_refused(house: House, tmp_path: Path) -> N
 
 
 def test_shards_are_byte_stable(house: House, tmp_path: Path) -> None:
-    corpus = house.corpus(old=OLD)
-    source = corpus.files[0].path
+    source = house.corpus(old=OLD).files[0].path
     digest = []
     for name in ("one", "two"):
-        scores = Shard(Unit("old", "", None, (source,)), ScoreParams(), {}, str(tmp_path / name))
-        score_shard(scores)
-        chosen = Shard(Unit("old", "", None, (source, scores.path("scores", ".parquet"))), Thresholds(), {}, str(tmp_path / name))
-        result = select_shard(chosen)
-        assert result.records == {"documents": 3, "rejects": 2}
+        result = judged(source, tmp_path / name, ScoreParams(paragraphs=True), Thresholds())
+        assert result.records == {"documents": 3, "rejects": 2, "scores": 5}
         digest.append([path.read_bytes() for path in sorted((tmp_path / name).rglob("*.parquet"))])
     assert digest[0] == digest[1]
+
+
+def judged(source: str, folder: Path, scoring: ScoreParams, params: Thresholds) -> ShardResult:
+    """Score and select one file without Ray."""
+    scores = Shard(Unit("old", "", None, (source,)), scoring, {}, str(folder))
+    score_shard(scores)
+    tables = scores.path("scores", ".parquet"), scores.path("lines", ".parquet")
+    return select_shard(Shard(Unit("old", "", None, (source, *tables)), params, {}, str(folder / "selected")))
+
+
+CLUTTER = "Home\n\n{prose}\n\nShare\nWe use cookies to make this site better.\nRead more[3] about the harbour of the town."
+
+
+def test_lines_are_cut_by_select_and_what_stays_is_scored(house: House, tmp_path: Path) -> None:
+    prose = PROSE.format(town="Ys", number=3)
+    source = house.corpus(old=[document("clutter", CLUTTER.format(prose=prose)), document("menu", "Home\nShare\n" * 40)]).files[0].path
+    result = judged(source, tmp_path / "cut", ScoreParams(), Thresholds())
+    [kept] = read_documents(tmp_path / "cut/selected/documents/old.parquet")
+    assert kept.text == f"{prose}\n\nRead more about the harbour of the town."
+    assert result.metrics == {"cut_characters": len(CLUTTER.format(prose=prose)) - len(kept.text)}
+    left = pyarrow.parquet.read_table(tmp_path / "cut/selected/scores/old.parquet")
+    assert left.column_names == ["id", *lines.SCORES]
+    assert left.column("fineweb_newlines_per_word").to_pylist()[0] == 1 / len(split_words(kept.text))
+
+    judged(source, tmp_path / "whole", ScoreParams(), replace(Thresholds(), lines=LineRules(cut=False)))
+    [kept] = read_documents(tmp_path / "whole/selected/documents/old.parquet")
+    assert kept.text == CLUTTER.format(prose=prose)
+
+
+def test_every_rule_on_lines_is_a_matter_of_select(house: House) -> None:
+    corpus = house.corpus(old=[document("clutter", CLUTTER.format(prose=PROSE.format(town="Ys", number=3)))])
+    scored = house.run(score, ScoreParams(), corpus=corpus)
+    texts = []
+    for rules in (LineRules(), LineRules(min_words=1), LineRules(policies=False), LineRules(unfinished=True)):
+        texts.append(documents(house.run(select, replace(Thresholds(), lines=rules), corpus=corpus, scores=scored))[0].text)
+    assert len(set(texts)) == 3 and texts[1].startswith("Home\n") and "cookies" in texts[2]
+    house.run(score, ScoreParams(), corpus=corpus)
+    assert house.computed["score"] == 0
+
+
+def test_documents_can_go_to_a_folder_for_each_language(house: House) -> None:
+    corpus = house.corpus(a=[prose("a", 1), document("german", GERMAN * 2)], b=[prose("b", 2)])
+    language = LanguageThresholds(languages=(), buckets=True)
+    scored = house.run(score, ScoreParams(), corpus=corpus)
+    selected = house.run(select, replace(Thresholds(), language=language, c4=C4Thresholds(min_sentences=1)), corpus=corpus, scores=scored)
+    assert reasons(selected) == {
+        "german": ("gopher_max_duplicate_5_grams", f"{scores_of(scored, 'gopher_duplicate_5_grams')[1]:.6g} > 0.15")
+    }
+    loose = replace(
+        Thresholds(),
+        language=language,
+        c4=C4Thresholds(min_sentences=1),
+        by_language={"de": {f"gopher_max_duplicate_{n}_grams": 1.0 for n in range(5, 11)} | {"fineweb_max_duplicate_line_characters": 1.0}},
+    )
+    selected = house.run(select, loose, corpus=corpus, scores=scored)
+    assert [file.name for file in selected.select("documents")] == [
+        "documents/de/a-de.parquet", "documents/en/a-en.parquet", "documents/en/b-en.parquet"
+    ]  # fmt: skip
+    unique = house.run(dedup, DedupParams(), corpus=selected)
+    assert sorted(one.url for one in documents(unique)) == ["http://x/a", "http://x/b", "http://x/german"]
+
+
+def scores_of(scored: Artifact, name: str) -> list[float]:
+    return [value for file in scored.select("scores") for value in pyarrow.parquet.read_table(file.path).column(name).to_pylist()]
+
+
+def test_paragraphs_in_another_language_are_cut_if_asked(house: House, tmp_path: Path) -> None:
+    english, german = f"{PROSE.format(town='Ys', number=3)}\n\n{WINTER}", GERMAN
+    source = house.corpus(old=[document("mixed", f"{english}\n\n{german}\n\nKurz gesagt: so war es")]).files[0].path
+    texts = []
+    for number, (paragraphs, most) in enumerate([(True, 0.65), (True, 1.0), (False, 0.65)]):
+        params = replace(Thresholds(), language=LanguageThresholds((), 0.0), lines=LineRules(max_foreign=most))
+        judged(source, tmp_path / str(number), ScoreParams(paragraphs=paragraphs), params)
+        texts += [one.text for one in read_documents(tmp_path / str(number) / "selected/documents/old.parquet")]
+    assert texts[0] == f"{english}\n\nKurz gesagt: so war es"  # too short to tell
+    assert texts[1] == texts[2] == f"{english}\n\n{german}\n\nKurz gesagt: so war es"
+
+
+def test_the_best_by_a_classifier_are_kept(house: House) -> None:
+    pytest.importorskip("sklearn")
+    calm = house.corpus(calm=[prose(f"calm {number}", number) for number in range(30)])
+    loud = house.corpus(
+        loud=[document(f"loud {number}", f"Buy {number} cheap pills now, click here for the best price!") for number in range(30)]
+    )
+    own = house.run_plain(classifier, ClassifierParams(), positives=calm, negatives=loud)
+    again = house.run_plain(classifier, ClassifierParams(), positives=calm, negatives=loud)
+    assert digests(own) == digests(again)
+    corpus = house.corpus(
+        a=[prose("a", 101), prose("ad", 102, text=" Click here for the best price! Buy now, click now, buy cheap pills!")],
+        b=[prose("b", 103)],
+    )
+    scored = house.run(score, ScoreParams(), corpus=corpus, classifier=own)
+    first, second, third = scores_of(scored, "classifier_score")
+    assert second < min(first, third)
+    strict = replace(Thresholds(), classifier=ClassifierThresholds(min_score=(second + min(first, third)) / 2))
+    assert reasons(house.run(select, strict, corpus=corpus, scores=scored))["ad"][0] == "classifier_min_score"
+    top = replace(Thresholds(), classifier=ClassifierThresholds(top_fraction=0.6))
+    best = house.run(select, top, corpus=corpus, scores=scored)
+    assert reasons(best) == {"ad": ("classifier_top_fraction", f"{second:g} < {min(first, third):g}")}
+    plain = house.run(score, ScoreParams(), corpus=corpus)
+    with pytest.raises(UserError, match=r"top_fraction: there are no scores.*score\.needs\.classifier"):
+        house.run(select, top, corpus=corpus, scores=plain)

@@ -72,8 +72,10 @@ def outcome(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     side = {"blocklist": File.of("blocklist", str(root / "blocklist"))}
     documents = funnel.run("ingest", ingest_shard, [(path,) for path in warcs], IngestParams(), **side)
     scores = funnel.run("score", score_shard, [(path.format("documents"),) for path in documents], ScoreParams())
-    pairs = [(path.format("documents"), table.format("scores")) for path, table in zip(documents, scores, strict=True)]
-    selected = [(path.format("documents"),) for path in funnel.run("select", select_shard, pairs, Thresholds())]
+    tables = [
+        (path.format("documents"), table.format("scores"), table.format("lines")) for path, table in zip(documents, scores, strict=True)
+    ]
+    selected = [(path.format("documents"),) for path in funnel.run("select", select_shard, tables, Thresholds())]
     hashes = [path.format("hashes") for path in funnel.run("hash", hash_shard, selected)]
     lists = [str(root / f"removals-{number}.parquet") for number in range(FILES)]
     for path, entries in zip(lists, removals(hashes), strict=True):
