@@ -50,6 +50,17 @@ def host_of(url: str) -> str:
     return host
 
 
+def normalise(url: str) -> str:
+    """One form of URLs that lead to the same page: scheme and host in lower case, without default port and fragment."""
+    match = _HOST.match(url.strip())
+    if not match:
+        return url.strip()
+    scheme, rest = match[0].partition("://")[0].lower(), url.strip()[match.end() :].partition("#")[0]
+    default = {"http": ":80", "https": ":443"}.get(scheme, ":")
+    port, slash, path = rest.partition("/")
+    return f"{scheme}://{host_of(url)}{'' if port == default else port}{slash or '/'}{path}"
+
+
 class UrlFilter:
     """Judges URLs. A blocked host blocks its sub-domains: `example.com` also `www.example.com`, never `anexample.com`."""
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
+THRESHOLD = 0.7  # of a corpus, about where half of all pairs are found with 14 bands of 8 rows
 MARGIN = 0.15  # by which a signature's estimate (standard error at most .047 for 112 values) may fall short of the threshold
 LEADERS = 64  # of a bucket, to which its other documents are compared
 COMPARED = 1 << 16  # kept documents of a cluster, the highest in rank, to which a further one is compared
@@ -112,7 +113,7 @@ def links(
     for first, last in blocks(bounds, _CHUNK):
         part = documents[bounds[first] : bounds[last]]
         buckets = numpy.repeat(numpy.arange(first, last), numpy.diff(bounds[first : last + 1]))
-        found.append(_alike(buckets, part, minima(part), _floor(threshold, minima(part[:1]).shape[1])))
+        found.append(_alike(buckets, part, minima(part), threshold))
     return numpy.unique(numpy.concatenate(found), axis=0)
 
 
@@ -154,11 +155,12 @@ def _floor(threshold: float, values: int) -> int:
 
 
 def _alike(
-    buckets: NDArray[numpy.int64], documents: NDArray[numpy.int64], minima: NDArray[numpy.uint8], floor: int
+    buckets: NDArray[numpy.int64], documents: NDArray[numpy.int64], minima: NDArray[numpy.uint8], threshold: float
 ) -> NDArray[numpy.int64]:
     """The links of whole buckets, [pairs, 2]. buckets [entries] ascending, documents [entries], minima [entries, values]."""
     import numpy
 
+    floor = _floor(threshold, minima.shape[1])
     padded = numpy.zeros((len(minima), -(-minima.shape[1] // 8) * 8), numpy.uint8)
     padded[:, : minima.shape[1]] = minima
     order = numpy.lexsort((*padded.view(numpy.uint64).T, buckets))

@@ -17,9 +17,9 @@ from __future__ import annotations
 import functools
 import itertools
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 if TYPE_CHECKING:
     import numpy
@@ -48,6 +48,9 @@ _UNSPACED = (  # Thai, Lao; Burmese; Khmer; iteration marks; kana; Han and its e
 )  # fmt: skip
 
 
+Item = TypeVar("Item")
+
+
 @dataclass(frozen=True, slots=True)
 class Shingles:
     """The shingles of some texts.
@@ -70,7 +73,7 @@ def shingles(texts: Sequence[str], words: int = 5, characters: int = 9) -> Shing
     """The shingles of each text: `words` words long, `characters` characters in scripts without spaces."""
     import numpy
 
-    parts = [_batch(batch, words, characters) for batch in batches(texts)]
+    parts = [_batch(batch, words, characters) for batch in batches(texts, str)]
     if len(parts) == 1:
         return parts[0]
     hashes = numpy.concatenate([numpy.zeros(0, numpy.uint32), *(part.hashes for part in parts)])
@@ -78,16 +81,19 @@ def shingles(texts: Sequence[str], words: int = 5, characters: int = 9) -> Shing
     return Shingles(hashes, numpy.cumsum(counts))
 
 
-def batches(texts: Sequence[str]) -> Iterator[Sequence[str]]:
-    """The texts in order, as many at a time as make a batch."""
-    first = size = 0
-    for number, text in enumerate(texts):
-        if size and size + len(text) > BATCH_CHARACTERS:
-            yield texts[first:number]
-            first, size = number, 0
-        size += len(text) + 1
-    if first < len(texts):
-        yield texts[first:]
+def batches(items: Iterable[Item], text: Callable[[Item], str]) -> Iterator[list[Item]]:
+    """The items in order, as many at a time as make a batch; `text` gives the text of one."""
+    batch: list[Item] = []
+    characters = 0
+    for item in items:
+        length = len(text(item))
+        if batch and characters + length > BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+        batch.append(item)
+        characters += length + 1
+    if batch:
+        yield batch
 
 
 def blocks(bounds: NDArray[numpy.int64], size: int) -> Iterator[tuple[int, int]]:

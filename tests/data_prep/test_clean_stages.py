@@ -18,7 +18,7 @@ from data_prep.quality.verdicts import GopherQualityThresholds, Thresholds
 from data_prep.stages import DedupParams, ScoreParams, ScrubParams, dedup, score, score_shard, scrub, select, select_shard
 from pipeline.lease import acquire
 from pipeline.progress import Progress
-from pipeline.stage import Artifact, File, MapRun, Shard, Stage, StageContext, Trajectory, Unit, UserError
+from pipeline.stage import Artifact, File, Shard, Stage, StageContext, Trajectory, Unit, UserError
 
 PROSE = (
     "The harbour lay quiet that morning, and the fishermen who had come back with the tide stood about the quay to talk of nets and of the "
@@ -78,7 +78,7 @@ class House:
             fingerprint=own.name.ljust(64, "0"),
             inputs=inputs,
             sources=(),
-            run=MapRun(),
+            run=stage.run(),
             directory=str(own),
             pool=self.root / "pools" / stage.name,
             fence=lease.fence,
@@ -154,10 +154,10 @@ def test_every_document_ends_where_it_should(house: House) -> None:
 
 def test_a_new_crawl_computes_its_own_shards_only(house: House) -> None:
     first = house.clean(house.corpus(old=OLD, mails=MAILS))
-    assert house.computed == {"score": 2, "select": 2, "dedup": 4, "scrub": 2}
+    assert house.computed == {"score": 2, "select": 2, "dedup": 5, "scrub": 2}
     new = [prose("new copy", 2, date="2025-01-01"), prose("new", 9, date="2025-01-01")]
     second = house.clean(house.corpus(old=OLD, mails=MAILS, zz=new))
-    assert house.computed == {"score": 1, "select": 1, "dedup": 2, "scrub": 1}  # dedup: its hashes and its own list
+    assert house.computed == {"score": 1, "select": 1, "dedup": 3, "scrub": 1}  # dedup: its hashes, the comparison, its own list
     assert reasons(second[2]) == {"copy": ("duplicate", OLD[0].id), "new copy": ("duplicate", OLD[1].id)}
     for before, after in zip(first, second, strict=True):
         assert digests(before).items() <= digests(after).items()
@@ -166,7 +166,7 @@ def test_a_new_crawl_computes_its_own_shards_only(house: House) -> None:
 def test_an_older_page_takes_over_and_rewrites_only_the_shard_it_empties(house: House) -> None:
     house.clean(house.corpus(old=OLD, mails=MAILS))
     *_, unique, _ = house.clean(house.corpus(old=OLD, mails=MAILS, archive=[prose("first", 2, date="2020-01-01")]))
-    assert house.computed["dedup"] == 3  # hashes of the archive, the archive, and `old` without its second document
+    assert house.computed["dedup"] == 4  # hashes of the archive, the comparison, the archive, and `old` without its second document
     assert reasons(unique)["b"] == ("duplicate", document("first", "").id)
 
 

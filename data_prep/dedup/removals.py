@@ -1,0 +1,92 @@
+"""Lists of documents to remove, and files without the documents on their lists.
+
+What decides about removals looks at many files of documents at once and writes what it found grouped by file (`write_found`). The list
+of one file is then gathered from all that was found (`Found`), so that never more than one list is in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A document to remove: its row (from 0) in its file, its id, the id of the document that stays instead, their similarity."""
+
+    row: int
+    id: str
+    survivor: str
+    similarity: float = 1.0
+
+
+def write_removals(path: str | os.PathLike[str], entries: Sequence[Removal]) -> None:
+    """The same removals give the same bytes."""
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(_table(entries), os.fspath(path), compression="zstd", use_dictionary=False, write_statistics=False)
+
+
+def read_removals(path: str | os.PathLike[str]) -> dict[int, Removal]:
+    """Removals by row."""
+    import pyarrow.parquet
+
+    return {entry["row"]: Removal(**entry) for entry in pyarrow.parquet.read_table(path, use_threads=False).to_pylist()}
+
+
+def write_found(path: str | os.PathLike[str], found: Mapping[str, Sequence[Removal]]) -> None:
+    """Removals from several files of documents, by the name of the file: a row group for each file."""
+    import pyarrow.parquet
+
+    names = sorted(name for name, entries in found.items() if entries)
+    schema = _table(()).schema.with_metadata({"names": json.dumps(names)})
+    with pyarrow.parquet.ParquetWriter(os.fspath(path), schema, compression="zstd", use_dictionary=False, write_statistics=False) as writer:
+        for name in names:
+            writer.write_table(_table(found[name]).cast(schema), row_group_size=len(found[name]))
+
+
+class Found:
+    """Files written by `write_found`, to be used in `with`: the removals of one file of documents from all of them."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+
+    def of(self, name: str) -> list[Removal]:
+        """In the order of rows."""
+        entries: list[Removal] = []
+        for file, groups in self._files:
+            if name in groups:
+                entries += [Removal(**entry) for entry in file.read_row_group(groups[name], use_threads=False).to_pylist()]
+        return sorted(entries, key=lambda removal: removal.row)
+
+    def __enter__(self) -> Self:
+        import pyarrow.parquet
+
+        self._files: list[tuple[Any, dict[str, int]]] = []
+        with contextlib.ExitStack() as stack:
+            for path in self._paths:
+                file = stack.enter_context(pyarrow.parquet.ParquetFile(path))
+                names = json.loads(file.schema_arrow.metadata[b"names"])
+                self._files.append((file, {name: group for group, name in enumerate(names)}))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stack.close()
+
+
+def _table(entries: Sequence[Removal]) -> pyarrow.Table:
+    import pyarrow
+
+    schema = pyarrow.schema(
+        [("row", pyarrow.int64()), ("id", pyarrow.string()), ("survivor", pyarrow.string()), ("similarity", pyarrow.float64())]
+    )
+    return pyarrow.table({name: [getattr(entry, name) for entry in entries] for name in schema.names}, schema=schema)

@@ -1,0 +1,219 @@
+"""What near-duplicate detection keeps of documents instead of their texts: band keys, signatures, sketches, and what ranks them.
+
+One file of documents gives five files, each without a header, in the order of the documents unless said otherwise:
+
+.keys      all band keys as uint64, ascending, then for each the row of its document as uint32
+.minima    the lowest byte of every value of a document's signature, [documents, bands × rows]
+.sketch    the smallest hashes of its shingles as uint32, ascending, one document after the other
+.bounds    where its sketch begins and the last one ends, int64 [documents + 1]
+.parquet   id, date, source; characters of its text; digest of its shingle set (the sum of the mixed hashes)
+
+A document without shingles has no keys. At 600 words a document the five take some 2.9 KB of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from data_prep.dedup.minhash import BANDS, ROWS, band_keys, signatures
+from data_prep.dedup.shingles import batches, mixed, shingles
+from data_prep.documents import Document
+from pipeline.stage import UserError
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+SUFFIXES = (".keys", ".minima", ".sketch", ".bounds", ".parquet")
+_KEY_BYTES, _ENTRY_BYTES = 8, 12
+
+
+@dataclass(frozen=True)
+class Signing:
+    """How documents are signed. Corpora signed alike can be compared without their texts."""
+
+    words: Annotated[int, Meta(ge=1, le=50, description="words of a shingle")] = 5
+    characters: Annotated[int, Meta(ge=1, le=100, description="characters of a shingle in scripts without spaces")] = 9
+    bands: Annotated[int, Meta(ge=1, le=256, description="bands of a signature; more find less similar pairs")] = BANDS
+    rows: Annotated[int, Meta(ge=1, le=64, description="values of a band; more find only more similar pairs")] = ROWS
+    sketch: Annotated[int, Meta(ge=64, description="shingle hashes kept of a document to verify with, 4 bytes each")] = 1_024
+
+
+def write_signed(path: Callable[[str], str], documents: Iterable[Document], signing: Signing) -> int:
+    """Sign the documents of one file; `path` gives the path of the file with a suffix. Returns how many there were."""
+    import numpy
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema(
+        [(name, pyarrow.string()) for name in ("id", "date", "source")] + [("characters", pyarrow.int64()), ("digest", pyarrow.uint64())]
+    )
+    keys, rows, total, end = [numpy.zeros(0, numpy.uint64)], [numpy.zeros(0, numpy.uint32)], 0, 0
+    with contextlib.ExitStack() as stack:
+        minima, sketch, bounds = (stack.enter_context(open(path(suffix), "wb")) for suffix in (".minima", ".sketch", ".bounds"))
+        facts = stack.enter_context(
+            pyarrow.parquet.ParquetWriter(path(".parquet"), schema, compression="zstd", use_dictionary=False, write_statistics=False)
+        )
+        bounds.write(numpy.zeros(1, "<i8").tobytes())
+        for batch in batches(documents, lambda document: document.text):
+            sets = shingles([document.text for document in batch], signing.words, signing.characters)
+            signed = signatures(sets, signing.bands * signing.rows)
+            counts = numpy.diff(sets.bounds)
+            filled = numpy.flatnonzero(counts)
+            keys.append(band_keys(signed[filled], signing.bands, signing.rows).ravel())
+            rows.append(numpy.repeat(total + filled, signing.bands).astype(numpy.uint32))
+            minima.write(signed.astype(numpy.uint8).tobytes())
+            places = numpy.arange(len(sets.hashes)) - numpy.repeat(sets.bounds[:-1], counts)
+            sketch.write(sets.hashes[places < signing.sketch].astype("<u4").tobytes())
+            ends = end + numpy.cumsum(numpy.minimum(counts, signing.sketch))
+            bounds.write(ends.astype("<i8").tobytes())
+            total, end = total + len(batch), int(ends[-1])
+            columns = {name: [getattr(document, name) for document in batch] for name in ("id", "date", "source")}
+            lengths = [len(document.text) for document in batch]
+            facts.write_table(pyarrow.table(columns | {"characters": lengths, "digest": _digests(sets.hashes, sets.bounds)}, schema=schema))
+        joined, places = numpy.concatenate(keys), numpy.concatenate(rows)
+        order = numpy.lexsort((places, joined))
+        with open(path(".keys"), "wb") as stream:
+            stream.write(joined[order].astype("<u8").tobytes())
+            stream.write(places[order].astype("<u4").tobytes())
+    return total
+
+
+def write_merit(path: str | os.PathLike[str], facts: str, scores: str, column: str) -> int:
+    """Write a column of a table of scores for the documents of one signed file (`facts`: its .parquet). Returns how many these are.
+
+    The table may score more documents. UserError where it scores one of these not at all, or has no such column of numbers.
+    """
+    import numpy
+    import pyarrow.parquet
+
+    schema = pyarrow.parquet.read_schema(scores)
+    numbers = [field.name for field in schema if pyarrow.types.is_floating(field.type) or pyarrow.types.is_integer(field.type)]
+    if column not in numbers:
+        raise UserError(f"rank={column}: no column of the scores; they have {', '.join(numbers)}; or set oldest, newest or longest")
+    table = pyarrow.parquet.read_table(scores, columns=["id", column], use_threads=False)
+    merits = dict(zip(table.column("id").to_pylist(), table.column(column).to_pylist(), strict=True))
+    ids = pyarrow.parquet.read_table(facts, columns=["id"], use_threads=False).column("id").to_pylist()
+    missing = next((identity for identity in ids if identity not in merits), None)
+    if missing is not None:
+        raise UserError(f"{scores} does not score {missing}: needs.scores must have scored what needs.corpus comes from")
+    with open(path, "wb") as stream:
+        stream.write(numpy.array([merits[identity] for identity in ids], "<f8").tobytes())
+    return len(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A signed file of documents: where its five files are today, by suffix.
+
+    earlier   whether it belongs to an earlier corpus, whose documents stay as they are
+    removed   its removal list, "" if there is none; only of earlier ones
+    merit     file of float64 [documents] which ranks them, higher before lower; "" where it is not what ranks them
+    """
+
+    name: str
+    documents: int
+    files: Mapping[str, str]
+    earlier: bool = False
+    removed: str = ""
+    merit: str = ""
+
+
+class Collection:
+    """Signed parts as one sequence of documents, numbered through in the order of the parts (earlier ones first)."""
+
+    def __init__(self, parts: Sequence[Part], values: int) -> None:
+        import numpy
+
+        self.parts, self._values = tuple(parts), values
+        self.offsets = numpy.concatenate(([0], numpy.cumsum([part.documents for part in parts], dtype=numpy.int64)))
+        self.first_new = sum(part.documents for part in parts if part.earlier)
+        self._places = {(part.earlier, part.name): place for place, part in enumerate(parts)}
+        self._opened: dict[tuple[int, str], NDArray[Any]] = {}
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Collection:
+        """The collection that `write` wrote."""
+        stored = json.loads(Path(path).read_text())
+        return cls([Part(**part) for part in stored["parts"]], stored["values"])
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        Path(path).write_text(json.dumps({"parts": [asdict(part) for part in self.parts], "values": self._values}))
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def entries(self, share: int, shares: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.int64]]:
+        """(keys, number of the document that has it) of one of `shares` equal ranges of keys; all entries of a key are in one range."""
+        import numpy
+
+        low, high = ((number << 64) // shares for number in (share, share + 1))
+        keys, documents = [numpy.zeros(0, numpy.uint64)], [numpy.zeros(0, numpy.int64)]
+        for part, offset in zip(self.parts, self.offsets, strict=False):
+            path = part.files[".keys"]
+            total = os.path.getsize(path) // _ENTRY_BYTES
+            own = _mapped(path, "<u8", total)
+            first = int(numpy.searchsorted(own, numpy.uint64(low)))
+            last = int(numpy.searchsorted(own, numpy.uint64(high))) if high >> 64 == 0 else total
+            keys.append(numpy.array(own[first:last]))
+            rows = numpy.fromfile(path, "<u4", last - first, offset=total * _KEY_BYTES + first * 4)
+            documents.append(rows + offset)
+        return numpy.concatenate(keys), numpy.concatenate(documents)
+
+    def minima(self, documents: NDArray[numpy.int64]) -> NDArray[numpy.uint8]:
+        """The signatures' lowest bytes, [documents, values]."""
+        import numpy
+
+        found = numpy.empty((len(documents), self._values), numpy.uint8)
+        places = numpy.searchsorted(self.offsets, documents, "right") - 1
+        for place in numpy.unique(places).tolist():
+            inside = numpy.flatnonzero(places == place)
+            stored = self._open(place, ".minima", "u1").reshape(-1, self._values)
+            found[inside] = stored[documents[inside] - self.offsets[place]]
+        return found
+
+    def sketch(self, document: int) -> NDArray[numpy.uint32]:
+        """The sketch of one document."""
+        import numpy
+
+        place = int(numpy.searchsorted(self.offsets, document, "right")) - 1
+        row = document - int(self.offsets[place])
+        first, last = self._open(place, ".bounds", "<i8")[row : row + 2].tolist()
+        sketch: NDArray[numpy.uint32] = self._open(place, ".sketch", "<u4")[first:last]
+        return sketch
+
+    def number(self, earlier: bool, name: str, row: int) -> int:
+        """The number of a document by its part and row."""
+        return int(self.offsets[self._places[earlier, name]]) + row
+
+    def _open(self, place: int, suffix: str, kind: str) -> NDArray[Any]:
+        """One file of a part, mapped into memory. The last thousand stay open: a process may map some 65,000."""
+        if (place, suffix) not in self._opened:
+            if len(self._opened) >= 1_000:
+                self._opened.pop(next(iter(self._opened)))
+            self._opened[place, suffix] = _mapped(self.parts[place].files[suffix], kind)
+        return self._opened[place, suffix]
+
+
+def _mapped(path: str, kind: str, count: int = -1) -> NDArray[Any]:
+    import numpy
+
+    if not os.path.getsize(path):
+        return numpy.zeros(0, kind)
+    return numpy.asarray(numpy.memmap(path, kind, "r", shape=None if count < 0 else (count,)))
+
+
+def _digests(hashes: NDArray[numpy.uint32], bounds: NDArray[numpy.int64]) -> NDArray[numpy.uint64]:
+    """A number for each set of hashes, [sets]; different sets share one with probability 2^-64."""
+    import numpy
+
+    sums = numpy.concatenate((numpy.zeros(1, numpy.uint64), numpy.cumsum(mixed(hashes.astype(numpy.uint64) + numpy.uint64(1)))))
+    return sums[bounds[1:]] - sums[bounds[:-1]]
