@@ -136,7 +136,7 @@ def settled(path: str, collection: Collection, newest: bool, threshold: float, s
         for member, survivor, similarity in survivors(minima[first:last], sketches, threshold, sketch, kept):
             entry = Removal(rows[first + member], ids[first + member], ids[first + survivor], similarity)
             found.setdefault(parts[first + member], []).append(entry)
-    return {part: sorted(entries, key=lambda removal: removal.row) for part, entries in found.items()}
+    return found
 
 
 class _Pending:

@@ -1,4 +1,4 @@
-"""Lists of documents to remove, and files without the documents on their lists.
+"""Lists of what to remove from files of documents.
 
 What decides about removals looks at many files of documents at once and writes what it found grouped by file (`write_found`). The list
 of one file is then gathered from all that was found (`Found`), so that never more than one list is in memory.
@@ -28,11 +28,21 @@ class Removal:
     similarity: float = 1.0
 
 
-def write_removals(path: str | os.PathLike[str], entries: Sequence[Removal]) -> None:
-    """The same removals give the same bytes."""
+def table_of(removals: Sequence[Removal]) -> pyarrow.Table:
+    """Removals as a table, a column for each field."""
+    import pyarrow
+
+    schema = pyarrow.schema(
+        [("row", pyarrow.int64()), ("id", pyarrow.string()), ("survivor", pyarrow.string()), ("similarity", pyarrow.float64())]
+    )
+    return pyarrow.table({name: [getattr(removal, name) for removal in removals] for name in schema.names}, schema=schema)
+
+
+def write_list(path: str | os.PathLike[str], entries: pyarrow.Table) -> None:
+    """The list of one file of documents. The same entries give the same bytes."""
     import pyarrow.parquet
 
-    pyarrow.parquet.write_table(_table(entries), os.fspath(path), compression="zstd", use_dictionary=False, write_statistics=False)
+    pyarrow.parquet.write_table(entries, os.fspath(path), compression="zstd", use_dictionary=False, write_statistics=False)
 
 
 def read_removals(path: str | os.PathLike[str]) -> dict[int, Removal]:
@@ -42,30 +52,32 @@ def read_removals(path: str | os.PathLike[str]) -> dict[int, Removal]:
     return {entry["row"]: Removal(**entry) for entry in pyarrow.parquet.read_table(path, use_threads=False).to_pylist()}
 
 
-def write_found(path: str | os.PathLike[str], found: Mapping[str, Sequence[Removal]]) -> None:
-    """Removals from several files of documents, by the name of the file: a row group for each file."""
+def write_found(path: str | os.PathLike[str], found: Mapping[str, pyarrow.Table], schema: pyarrow.Schema) -> None:
+    """What was found about several files of documents, by the name of the file: a row group for each."""
     import pyarrow.parquet
 
-    names = sorted(name for name, entries in found.items() if entries)
-    schema = _table(()).schema.with_metadata({"names": json.dumps(names)})
+    names = sorted(name for name, entries in found.items() if entries.num_rows)
+    schema = schema.with_metadata({"names": json.dumps(names)})
     with pyarrow.parquet.ParquetWriter(os.fspath(path), schema, compression="zstd", use_dictionary=False, write_statistics=False) as writer:
         for name in names:
-            writer.write_table(_table(found[name]).cast(schema), row_group_size=len(found[name]))
+            writer.write_table(found[name].replace_schema_metadata(schema.metadata), row_group_size=found[name].num_rows)
 
 
 class Found:
-    """Files written by `write_found`, to be used in `with`: the removals of one file of documents from all of them."""
+    """Files written by `write_found`, to be used in `with`."""
 
     def __init__(self, paths: Sequence[str]) -> None:
         self._paths = paths
 
-    def of(self, name: str) -> list[Removal]:
-        """In the order of rows."""
-        entries: list[Removal] = []
-        for file, groups in self._files:
-            if name in groups:
-                entries += [Removal(**entry) for entry in file.read_row_group(groups[name], use_threads=False).to_pylist()]
-        return sorted(entries, key=lambda removal: removal.row)
+    def of(self, name: str) -> pyarrow.Table | None:
+        """What was found about one file of documents, in the order of its rows; None where nothing was."""
+        import pyarrow
+
+        tables = [file.read_row_group(groups[name], use_threads=False) for file, groups in self._files if name in groups]
+        if not tables:
+            return None
+        table = pyarrow.concat_tables(tables)
+        return table.sort_by([(column, "ascending") for column in table.column_names]).replace_schema_metadata(None)
 
     def __enter__(self) -> Self:
         import pyarrow.parquet
@@ -81,12 +93,3 @@ class Found:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._stack.close()
-
-
-def _table(entries: Sequence[Removal]) -> pyarrow.Table:
-    import pyarrow
-
-    schema = pyarrow.schema(
-        [("row", pyarrow.int64()), ("id", pyarrow.string()), ("survivor", pyarrow.string()), ("similarity", pyarrow.float64())]
-    )
-    return pyarrow.table({name: [getattr(entry, name) for entry in entries] for name in schema.names}, schema=schema)

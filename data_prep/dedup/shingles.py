@@ -6,7 +6,8 @@ shingle   consecutive units, one beginning at every unit: 5 of them where it is 
           script (about as much meaning). A text too short for any has one shingle of all its units, a text without units has none.
 
 The set is held as 32-bit hashes, ascending and distinct. Two different shingles are taken for one with probability 2^-32: in a text
-of 10,000 shingles it happens once in 86 texts. Nothing but the text decides the hashes: no seed, no `hash()`, no library's version.
+of 10,000 shingles it happens once in 86 texts. Nothing but the text decides the hashes: no seed, no `hash()`, no machine; only a letter
+that Python's version of Unicode does not know yet separates words until it does.
 
 Fast because there is no work in Python for a single word: a batch of texts becomes one array of code points, words are sums of
 random numbers times powers of their place (a polynomial modulo 2^64), shingles are polynomials of words.
@@ -155,7 +156,7 @@ def _polynomials(units: NDArray[numpy.uint64], length: int) -> NDArray[numpy.uin
     base = numpy.uint64(_WORD_BASE)
     for offset in range(1, length):
         values *= base
-        values[: len(units) - offset] += units[offset:]
+        values[: max(0, len(units) - offset)] += units[offset:]
     return values
 
 

@@ -2,7 +2,7 @@
 
 One file of documents gives five files, each without a header, in the order of the documents unless said otherwise:
 
-.keys      all band keys as uint64, ascending, then for each the row of its document as uint32
+.keys      all band keys with the row of their document, see entries.py
 .minima    the lowest byte of every value of a document's signature, [documents, bands × rows]
 .sketch    the smallest hashes of its shingles as uint32, ascending, one document after the other
 .bounds    where its sketch begins and the last one ends, int64 [documents + 1]
@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
+from data_prep.dedup.entries import mapped, read_entries, write_entries
 from data_prep.dedup.minhash import BANDS, ROWS, band_keys, signatures
 from data_prep.dedup.shingles import batches, mixed, shingles
 from data_prep.documents import Document
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SUFFIXES = (".keys", ".minima", ".sketch", ".bounds", ".parquet")
-_KEY_BYTES, _ENTRY_BYTES = 8, 12
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,10 @@ def write_signed(path: Callable[[str], str], documents: Iterable[Document], sign
     schema = pyarrow.schema(
         [(name, pyarrow.string()) for name in ("id", "date", "source")] + [("characters", pyarrow.int64()), ("digest", pyarrow.uint64())]
     )
+    facts: dict[str, list[Any]] = {name: [] for name in schema.names}
     keys, rows, total, end = [numpy.zeros(0, numpy.uint64)], [numpy.zeros(0, numpy.uint32)], 0, 0
     with contextlib.ExitStack() as stack:
         minima, sketch, bounds = (stack.enter_context(open(path(suffix), "wb")) for suffix in (".minima", ".sketch", ".bounds"))
-        facts = stack.enter_context(
-            pyarrow.parquet.ParquetWriter(path(".parquet"), schema, compression="zstd", use_dictionary=False, write_statistics=False)
-        )
         bounds.write(numpy.zeros(1, "<i8").tobytes())
         for batch in batches(documents, lambda document: document.text):
             sets = shingles([document.text for document in batch], signing.words, signing.characters)
@@ -76,14 +74,13 @@ def write_signed(path: Callable[[str], str], documents: Iterable[Document], sign
             ends = end + numpy.cumsum(numpy.minimum(counts, signing.sketch))
             bounds.write(ends.astype("<i8").tobytes())
             total, end = total + len(batch), int(ends[-1])
-            columns = {name: [getattr(document, name) for document in batch] for name in ("id", "date", "source")}
-            lengths = [len(document.text) for document in batch]
-            facts.write_table(pyarrow.table(columns | {"characters": lengths, "digest": _digests(sets.hashes, sets.bounds)}, schema=schema))
-        joined, places = numpy.concatenate(keys), numpy.concatenate(rows)
-        order = numpy.lexsort((places, joined))
-        with open(path(".keys"), "wb") as stream:
-            stream.write(joined[order].astype("<u8").tobytes())
-            stream.write(places[order].astype("<u4").tobytes())
+            for name in ("id", "date", "source"):
+                facts[name] += [getattr(document, name) for document in batch]
+            facts["characters"] += [len(document.text) for document in batch]
+            facts["digest"] += _digests(sets.hashes, sets.bounds).tolist()
+    table = pyarrow.table(facts, schema=schema)
+    pyarrow.parquet.write_table(table, path(".parquet"), compression="zstd", use_dictionary=False, write_statistics=False)
+    write_entries(path(".keys"), numpy.concatenate(keys), numpy.concatenate(rows))
     return total
 
 
@@ -155,17 +152,9 @@ class Collection:
         """(keys, number of the document that has it) of one of `shares` equal ranges of keys; all entries of a key are in one range."""
         import numpy
 
-        low, high = ((number << 64) // shares for number in (share, share + 1))
-        keys, documents = [numpy.zeros(0, numpy.uint64)], [numpy.zeros(0, numpy.int64)]
-        for part, offset in zip(self.parts, self.offsets, strict=False):
-            path = part.files[".keys"]
-            total = os.path.getsize(path) // _ENTRY_BYTES
-            own = _mapped(path, "<u8", total)
-            first = int(numpy.searchsorted(own, numpy.uint64(low)))
-            last = int(numpy.searchsorted(own, numpy.uint64(high))) if high >> 64 == 0 else total
-            keys.append(numpy.array(own[first:last]))
-            rows = numpy.fromfile(path, "<u4", last - first, offset=total * _KEY_BYTES + first * 4)
-            documents.append(rows + offset)
+        parts = [read_entries(part.files[".keys"], share, shares) for part in self.parts]
+        keys = [numpy.zeros(0, numpy.uint64), *(keys for keys, _ in parts)]
+        documents = [numpy.zeros(0, numpy.int64), *(rows + offset for (_, rows), offset in zip(parts, self.offsets, strict=False))]
         return numpy.concatenate(keys), numpy.concatenate(documents)
 
     def minima(self, documents: NDArray[numpy.int64]) -> NDArray[numpy.uint8]:
@@ -199,16 +188,8 @@ class Collection:
         if (place, suffix) not in self._opened:
             if len(self._opened) >= 1_000:
                 self._opened.pop(next(iter(self._opened)))
-            self._opened[place, suffix] = _mapped(self.parts[place].files[suffix], kind)
+            self._opened[place, suffix] = mapped(self.parts[place].files[suffix], kind)
         return self._opened[place, suffix]
-
-
-def _mapped(path: str, kind: str, count: int = -1) -> NDArray[Any]:
-    import numpy
-
-    if not os.path.getsize(path):
-        return numpy.zeros(0, kind)
-    return numpy.asarray(numpy.memmap(path, kind, "r", shape=None if count < 0 else (count,)))
 
 
 def _digests(hashes: NDArray[numpy.uint32], bounds: NDArray[numpy.int64]) -> NDArray[numpy.uint64]:

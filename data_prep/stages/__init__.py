@@ -1,6 +1,7 @@
 """The stages from pages to token shards. Each wires parts that work without Ray, Hydra or a disk."""
 
 from data_prep.stages.duplicates import DedupParams, NearDedupParams, dedup, hash_shard, near_dedup, remove_shard
+from data_prep.stages.lines import LineDedupParams, line_dedup
 from data_prep.stages.pages import DemoParams, IngestParams, demo, ingest, ingest_shard
 from data_prep.stages.privacy import ScrubParams, scrub, scrub_shard
 from data_prep.stages.quality import ScoreParams, score, score_shard, select, select_shard
@@ -10,6 +11,7 @@ __all__ = [
     "DedupParams",
     "DemoParams",
     "IngestParams",
+    "LineDedupParams",
     "NearDedupParams",
     "ScoreParams",
     "ScrubParams",
@@ -20,6 +22,7 @@ __all__ = [
     "hash_shard",
     "ingest",
     "ingest_shard",
+    "line_dedup",
     "near_dedup",
     "remove_shard",
     "score",

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from data_prep.dedup.near import THRESHOLD
+from data_prep.dedup.removals import Removal
 from data_prep.dedup.signed import SUFFIXES, Collection, Part, Signing
 from pipeline.stage import (
     Artifact,
@@ -67,12 +68,10 @@ def hash_shard(shard: Shard) -> ShardResult:
 def compare_shard(shard: Shard) -> ShardResult:
     """One share of the keys of all tables to what is to be removed from each file."""
     from data_prep.dedup.exact import removals
-    from data_prep.dedup.removals import write_found
 
     share, shares, names = shard.unit.argument
     lists = removals(shard.unit.paths, shard.params == "newest", share, shares)
-    write_found(shard.path("found", ".parquet"), dict(zip(names, lists, strict=True)))
-    return ShardResult(records={"found": sum(map(len, lists))})
+    return _found(shard, dict(zip(names, lists, strict=True)))
 
 
 @stage(version=2, run=CompareRun, reads="corpus")
@@ -81,10 +80,10 @@ def dedup(ctx: StageContext, params: DedupParams) -> Metrics:
     corpus = ctx.inputs["corpus"].select("documents")
     hashed = ctx.map_shards(hash_shard, units_of(corpus, None if params.by == "text" else params.by))
     ctx.publish_shards(hashed)
-    names, shares = [stem(file.name) for file in corpus], _shares(ctx, sum(file.records for file in corpus), EXACT_SHARE)
+    names, shares = [stem(file.name) for file in corpus], shares_of(ctx, sum(file.records for file in corpus), EXACT_SHARE)
     units = [joined(f"share-{share:04}", *hashed.files, argument=[share, shares, names]) for share in range(shares)]
     found = ctx.map_shards(compare_shard, units, params.keep)
-    return _filtered(ctx, remove_shard if params.by == "text" else remove_url_shard, found.files)
+    return filtered(ctx, remove_shard if params.by == "text" else remove_url_shard, found.files)
 
 
 @dataclass(frozen=True)
@@ -121,9 +120,9 @@ def link_shard(shard: Shard) -> ShardResult:
     """One share of the band keys of all documents to links between documents that look alike."""
     from data_prep.dedup.near import links
 
-    share, shares = shard.unit.argument
+    share, shares, first_new = shard.unit.argument
     collection = Collection.read(shard.unit.paths[0])
-    found = links(*collection.entries(share, shares), collection.minima, shard.params, collection.first_new)
+    found = links(*collection.entries(share, shares), collection.minima, shard.params, first_new)
     with open(shard.path("links", ".i64"), "wb") as stream:
         stream.write(found.astype("<i8").tobytes())
     return ShardResult(records={"links": len(found)})
@@ -134,7 +133,8 @@ def cluster_shard(shard: Shard) -> ShardResult:
     from data_prep.dedup.clusters import write_members
 
     catalogue, *linked = shard.unit.paths
-    paths = [shard.path(f"members-{share:04}", ".parquet") for share in range(shard.unit.argument)]
+    shares, _ = shard.unit.argument
+    paths = [shard.path(f"members-{share:04}", ".parquet") for share in range(shares)]
     members = write_members(paths, linked, Collection.read(catalogue), shard.params, shard.directory)
     return ShardResult(records={f"members-{share:04}": number for share, number in enumerate(members)})
 
@@ -142,14 +142,12 @@ def cluster_shard(shard: Shard) -> ShardResult:
 def settle_shard(shard: Shard) -> ShardResult:
     """The members of some clusters to those that are to be removed."""
     from data_prep.dedup.clusters import settled
-    from data_prep.dedup.removals import write_found
 
     members, catalogue = shard.unit.paths
     found = settled(
         members, Collection.read(catalogue), shard.params.rank == "newest", shard.params.threshold, shard.params.signature.sketch
     )
-    write_found(shard.path("found", ".parquet"), found)
-    return ShardResult(records={"found": sum(map(len, found.values()))})
+    return _found(shard, found)
 
 
 @stage(version=1, run=CompareRun, reads="corpus")
@@ -171,7 +169,7 @@ def near_dedup(ctx: StageContext, params: NearDedupParams) -> Metrics:
     collection.write(catalogue)
 
     files = [file for artifact in earlier for file in artifact.select("signatures")] + list(signed.files)
-    shares = _shares(ctx, len(collection), NEAR_SHARE)
+    shares = shares_of(ctx, len(collection), NEAR_SHARE)
     compared = _content(file for file in files if file.name.endswith((".keys", ".minima")))
     units = [Unit(f"share-{share:04}", compared, [share, shares, collection.first_new], (catalogue,)) for share in range(shares)]
     linked = ctx.map_shards(link_shard, units, params.threshold)
@@ -181,7 +179,7 @@ def near_dedup(ctx: StageContext, params: NearDedupParams) -> Metrics:
     clustered = ctx.map_shards(cluster_shard, [whole], params.rank)
     units = [Unit(file.name.split("/")[0], file.sha256, None, (file.path, catalogue)) for file in clustered.files]
     settled = ctx.map_shards(settle_shard, units, params)
-    return _filtered(ctx, remove_near_shard, settled.files) | {"alike": sum(file.records for file in clustered.files)}
+    return filtered(ctx, remove_near_shard, settled.files) | {"alike": sum(file.records for file in clustered.files)}
 
 
 def remove_shard(shard: Shard) -> ShardResult:
@@ -221,28 +219,41 @@ def _without_removed(shard: Shard, reason: str) -> ShardResult:
     )
 
 
-def _filtered(ctx: StageContext, function: Callable[[Shard], ShardResult], found: Sequence[File]) -> dict[str, Any]:
-    """Publish the corpus without what was found, and the list of what was removed from each file."""
-    from data_prep.dedup.removals import Found, write_removals
+def _found(shard: Shard, found: Mapping[str, Sequence[Removal]]) -> ShardResult:
+    from data_prep.dedup.removals import table_of, write_found
+
+    tables = {name: table_of(removals) for name, removals in found.items()}
+    write_found(shard.path("found", ".parquet"), tables, table_of(()).schema)
+    return ShardResult(records={"found": sum(map(len, found.values()))})
+
+
+def filtered(ctx: StageContext, function: Callable[[Shard], ShardResult], found: Sequence[File], argument: Any = None) -> dict[str, Any]:
+    """Publish the corpus as `function` leaves it, and for each of its files the list of what was found about it.
+
+    `function` gets a file of documents and its list; without a list where nothing was found, so that a list of another file changes
+    nothing here.
+    """
+    from data_prep.dedup.removals import Found, write_list
 
     units = []
     with Found([file.path for file in found]) as lists:
         for file in ctx.inputs["corpus"].select("documents"):
             name = stem(file.name)
             entries = lists.of(name)
-            if not entries:
-                units.append(Unit(name, file.sha256, None, (file.path,)))
+            if entries is None:
+                units.append(Unit(name, file.sha256, argument, (file.path,)))
                 continue
             own_name = f"removals/{name}.parquet"
-            write_removals(ctx.path(own_name), entries)
-            ctx.publish(own_name, len(entries))
-            units.append(joined(name, file, File.of(own_name, ctx.path(own_name))))
+            write_list(ctx.path(own_name), entries)
+            ctx.publish(own_name, entries.num_rows)
+            units.append(joined(name, file, ctx.published[-1], argument=argument))
     mapped = ctx.map_shards(function, units)
     ctx.publish_shards(mapped)
     return dict(mapped.metrics)
 
 
-def _shares(ctx: StageContext, documents: int, each: int) -> int:
+def shares_of(ctx: StageContext, documents: int, each: int) -> int:
+    """Tasks a comparison is cut into when one compares so many documents each, unless the run says how many."""
     return ctx.run.shares or min(MOST_SHARES, max(1, -(-documents // each)))
 
 

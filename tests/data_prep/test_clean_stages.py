@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 import pytest
+from house import House, digests, documents, reasons
 
-from data_prep.documents import Document, DocumentWriter, read_documents, read_rejects
+from data_prep.documents import Document
 from data_prep.quality.gopher import SCORES
 from data_prep.quality.verdicts import GopherQualityThresholds, Thresholds
 from data_prep.stages import DedupParams, ScoreParams, ScrubParams, dedup, score, score_shard, scrub, select, select_shard
-from pipeline.lease import acquire
-from pipeline.progress import Progress
-from pipeline.stage import Artifact, File, Shard, Stage, StageContext, Trajectory, Unit, UserError
+from pipeline.stage import Artifact, Shard, Unit, UserError
 
 PROSE = (
     "The harbour lay quiet that morning, and the fishermen who had come back with the tide stood about the quay to talk of nets and of the "
@@ -39,59 +37,8 @@ def prose(name: str, number: int, **changes: str) -> Document:
     return document(name, PROSE.format(town=f"Town{number}", number=number), **changes)
 
 
-@dataclass
-class House:
-    """A store of its own: stages share their pools, every artifact is a new folder."""
-
-    root: Path
-    computed: dict[str, int] = field(default_factory=dict)
-
-    def corpus(self, **parts: Sequence[Document]) -> Artifact:
-        folder = self.root / f"corpus-{len(list(self.root.iterdir()))}"
-        files = []
-        for name, part in parts.items():
-            path = folder / f"{name}.parquet"
-            path.parent.mkdir(exist_ok=True)
-            with DocumentWriter(path) as writer:
-                for one in part:
-                    writer.write(one)
-            files.append(File.of(f"documents/{name}.parquet", path, len(part)))
-        return self.artifact("ingest", folder, files)
-
-    def artifact(self, stage: str, folder: Path, files: Sequence[File]) -> Artifact:
-        return Artifact(stage, "a" * 64, "d" * 64, str(folder), tuple(files), {})
-
-    def run(self, stage: Stage, params: Any, **inputs: Artifact) -> Artifact:
-        """Run a stage as the runner does, check that it lost no record, and note how many shards it had to compute."""
-
-        def connect() -> None:
-            from pipeline.cluster import ClusterConfig, connect
-
-            connect(ClusterConfig(cpus=1))
-
-        own = self.root / f"{stage.name}-{len(list(self.root.iterdir()))}"
-        own.mkdir()
-        lease = acquire(own / "lease", lambda owner: None)
-        lease.release()
-        ctx = StageContext(
-            stage=stage,
-            fingerprint=own.name.ljust(64, "0"),
-            inputs=inputs,
-            sources=(),
-            run=stage.run(),
-            directory=str(own),
-            pool=self.root / "pools" / stage.name,
-            fence=lease.fence,
-            trajectory=Trajectory(str(own / "trajectory"), "a" * 16, lease.fence),
-            progress=Progress(str(own / "events.jsonl"), stage.name),
-            connect=connect,
-        )
-        stage(ctx, params)
-        assert ctx.counts is not None and ctx.counts.balanced
-        assert ctx.counts.total == sum(file.records for file in inputs["corpus"].select("documents"))
-        assert ctx.counts.kept == sum(file.records for file in ctx.published if file.name.startswith(stage.keeps + "/"))
-        self.computed[stage.name] = ctx.shards_computed
-        return self.artifact(stage.name, own, ctx.published)
+class Chain(House):
+    """The stages after each other."""
 
     def clean(self, corpus: Artifact) -> tuple[Artifact, Artifact, Artifact, Artifact]:
         scored = self.run(score, ScoreParams(), corpus=corpus)
@@ -101,8 +48,8 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def house(tmp_path: Path) -> Chain:
+    return Chain(tmp_path)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,19 +58,6 @@ def ray_goes_down_with_the_module() -> Iterator[None]:
     import ray
 
     ray.shutdown()
-
-
-def documents(artifact: Artifact) -> list[Document]:
-    return [one for file in artifact.select("documents") for one in read_documents(file.path)]
-
-
-def reasons(artifact: Artifact) -> dict[str, tuple[str, str]]:
-    rejects = [reject for file in artifact.select("rejects") for reject in read_rejects(file.path)]
-    return {reject.url.rsplit("/", 1)[1]: (reject.reason, reject.detail) for reject in rejects}
-
-
-def digests(artifact: Artifact) -> dict[str, str]:
-    return {file.name: file.sha256 for file in artifact.files}
 
 
 OLD = [
@@ -136,7 +70,7 @@ OLD = [
 MAILS = [document("mail", PROSE.format(town="Ys", number=3) + " Write to joe@example.org or to 93.184.216.34 soon.")]
 
 
-def test_every_document_ends_where_it_should(house: House) -> None:
+def test_every_document_ends_where_it_should(house: Chain) -> None:
     scored, selected, unique, scrubbed = house.clean(house.corpus(old=OLD, mails=MAILS, none=[]))
     table = pyarrow.parquet.read_table(scored.select("scores")[0].path)
     assert table.column_names == ["id", "language", "language_score", *SCORES]
@@ -152,7 +86,7 @@ def test_every_document_ends_where_it_should(house: House) -> None:
     assert len(scrubbed.select("documents")) == len(scrubbed.select("rejects")) == 3
 
 
-def test_a_new_crawl_computes_its_own_shards_only(house: House) -> None:
+def test_a_new_crawl_computes_its_own_shards_only(house: Chain) -> None:
     first = house.clean(house.corpus(old=OLD, mails=MAILS))
     assert house.computed == {"score": 2, "select": 2, "dedup": 5, "scrub": 2}
     new = [prose("new copy", 2, date="2025-01-01"), prose("new", 9, date="2025-01-01")]
@@ -163,14 +97,14 @@ def test_a_new_crawl_computes_its_own_shards_only(house: House) -> None:
         assert digests(before).items() <= digests(after).items()
 
 
-def test_an_older_page_takes_over_and_rewrites_only_the_shard_it_empties(house: House) -> None:
+def test_an_older_page_takes_over_and_rewrites_only_the_shard_it_empties(house: Chain) -> None:
     house.clean(house.corpus(old=OLD, mails=MAILS))
     *_, unique, _ = house.clean(house.corpus(old=OLD, mails=MAILS, archive=[prose("first", 2, date="2020-01-01")]))
     assert house.computed["dedup"] == 4  # hashes of the archive, the comparison, the archive, and `old` without its second document
     assert reasons(unique)["b"] == ("duplicate", document("first", "").id)
 
 
-def test_another_threshold_scores_nothing_and_another_division_keeps_the_same_documents(house: House) -> None:
+def test_another_threshold_scores_nothing_and_another_division_keeps_the_same_documents(house: Chain) -> None:
     corpus = house.corpus(old=OLD, mails=MAILS)
     scored, *_, whole = house.clean(corpus)
     strict = replace(Thresholds(), gopher_quality=GopherQualityThresholds(min_words=1_000))
@@ -182,7 +116,7 @@ def test_another_threshold_scores_nothing_and_another_division_keeps_the_same_do
     assert sorted(one.id for one in documents(divided)) == sorted(one.id for one in documents(whole))
 
 
-def test_scores_of_another_corpus_are_refused(house: House, tmp_path: Path) -> None:
+def test_scores_of_another_corpus_are_refused(house: Chain, tmp_path: Path) -> None:
     corpus, other = house.corpus(old=OLD), house.corpus(old=OLD[::-1])
     scored = house.run(score, ScoreParams(), corpus=other)
     with pytest.raises(UserError, match=r"select: 1 of 1 shards failed.*score this corpus"):
@@ -191,7 +125,7 @@ def test_scores_of_another_corpus_are_refused(house: House, tmp_path: Path) -> N
         house.run(select, Thresholds(), corpus=house.corpus(mails=MAILS), scores=scored)
 
 
-def test_shards_are_byte_stable(house: House, tmp_path: Path) -> None:
+def test_shards_are_byte_stable(house: Chain, tmp_path: Path) -> None:
     corpus = house.corpus(old=OLD)
     source = corpus.files[0].path
     digest = []
