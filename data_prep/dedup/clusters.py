@@ -97,9 +97,9 @@ def write_members(paths: Sequence[str], links: Sequence[str], collection: Collec
             table = _facts(part, rows, rank)
             # A cluster's first member decides where the cluster goes; its label is a number among the clusters that go there.
             own = numpy.flatnonzero(numbers == roots)
-            share = (table.column("digest").to_numpy()[own] % numpy.uint64(len(paths))).astype(numpy.int64)
-            for number in numpy.unique(share).tolist():
-                new = numbers[own[share == number]]
+            chosen = (table.column("digest").to_numpy()[own] % numpy.uint64(len(paths))).astype(numpy.int64)
+            for number in numpy.unique(chosen).tolist():
+                new = numbers[own[chosen == number]]
                 labels[new] = (counts[number] + numpy.arange(len(new))) * len(paths) + number
                 counts[number] += len(new)
             label, gone = labels[roots], list(read_removals(part.removed)) if part.removed else []

@@ -1,4 +1,4 @@
-"""Files of entries (key, row of the document that has it), sorted by key, so that a share of all keys is read from one place.
+"""Files of entries (key, row of the document that has it), sorted by key, so that a range of keys is read from one place.
 
 A file holds all keys as uint64, ascending, and after them the rows as uint32. Keys are hashes, so equal ranges hold about equally many.
 """
@@ -25,13 +25,13 @@ def write_entries(path: str | os.PathLike[str], keys: NDArray[numpy.uint64], row
         stream.write(rows[order].astype("<u4").tobytes())
 
 
-def read_entries(path: str, share: int, shares: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint32]]:
-    """(keys, rows) of the share-th of `shares` equal ranges of keys: all entries of a key are in one of them."""
+def read_entries(path: str, partition: int, partitions: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.uint32]]:
+    """(keys, rows) of one of `partitions` equal ranges of keys: all entries of a key are in one of them."""
     import numpy
 
     total = os.path.getsize(path) // _ENTRY_BYTES
     keys = mapped(path, "<u8", total)
-    low, high = ((number << 64) // shares for number in (share, share + 1))
+    low, high = ((number << 64) // partitions for number in (partition, partition + 1))
     first = int(numpy.searchsorted(keys, numpy.uint64(low)))
     last = int(numpy.searchsorted(keys, numpy.uint64(high - 1), "right"))
     return numpy.array(keys[first:last]), numpy.fromfile(path, "<u4", last - first, offset=total * _KEY_BYTES + first * 4)

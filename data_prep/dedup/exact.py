@@ -1,7 +1,7 @@
 """Exact duplicates: documents with equal keys, which are their normalised texts or their normalised URLs.
 
 Three steps, so that a new file costs one new table: a table of hashed keys for each file of documents (`write_hashes`); a comparison of
-all tables, which can be cut into shares of the keys (`removals`); each file written again without the documents on its list.
+all tables, partition by partition of the keys (`removals`); each file written again without the documents on its list.
 
 Texts are equal when they are after Unicode NFC, case folding (and NFC again, which folding can undo) and every run of white space made
 one space, none at the ends. The survivor is the one with the oldest date (or the newest, where that is asked for), then the smallest
@@ -74,17 +74,17 @@ def write_hashes(path: str | os.PathLike[str], documents: Iterable[Document], ke
     return len(columns["hash"])
 
 
-def removals(paths: Sequence[str], newest: bool = False, share: int = 0, shares: int = 1) -> list[list[Removal]]:
-    """For each table of hashes, what to remove from its file, by row: those with a key in the share-th of `shares` equal ranges.
+def removals(paths: Sequence[str], newest: bool = False, partition: int = 0, partitions: int = 1) -> list[list[Removal]]:
+    """For each table of hashes, what to remove from its file, by row, as far as its keys are in one of `partitions` equal ranges.
 
-    Holds 8 bytes of every document of the share and the rows of those that may be duplicates (the first 8 bytes of their hash
+    Holds 8 bytes of every document of the partition and the rows of those that may be duplicates (the first 8 bytes of their hash
     occur twice).
     """
     import numpy
     import pyarrow.parquet
 
     heads = [_heads(path) for path in paths]
-    low, high = ((number << 64) // shares for number in (share, share + 1))
+    low, high = ((number << 64) // partitions for number in (partition, partition + 1))
     inside = [head[(head >= numpy.uint64(low)) & (head <= numpy.uint64(high - 1)) & (head > 0)] for head in heads]
     ordered = numpy.sort(numpy.concatenate([numpy.zeros(0, numpy.uint64), *inside]))
     repeated = numpy.unique(ordered[1:][ordered[1:] == ordered[:-1]])

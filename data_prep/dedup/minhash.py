@@ -3,7 +3,7 @@
 A permutation of the 32-bit hashes is x → a·x modulo 2^32 with an odd a: as the hashes are well mixed, so are the products, and how
 often the minima of two sets agree is binomial to within what 1,500 random pairs can show. The signature of a set is its minimum under
 each of them; two sets of Jaccard similarity s agree in each with probability s. Signatures agreeing in a whole band of `rows` values
-make a pair of candidates: 1 - (1 - s^rows)^bands of all pairs, for 14 bands of 8 rows .06 at s = .5, .56 at .7, .92 at .8, .99 at .85.
+make a pair of candidates: 1 - (1 - s^rows)^bands of all pairs, for 14 bands of 8 rows .05 at s = .5, .56 at .7, .92 at .8, .99 at .85.
 """
 
 from __future__ import annotations

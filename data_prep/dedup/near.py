@@ -163,7 +163,7 @@ def _alike(
     floor = _floor(threshold, minima.shape[1])
     padded = numpy.zeros((len(minima), -(-minima.shape[1] // 8) * 8), numpy.uint8)
     padded[:, : minima.shape[1]] = minima
-    order = numpy.lexsort((*padded.view(numpy.uint64).T, buckets))
+    order = numpy.lexsort((documents, *padded.view(numpy.uint64).T, buckets))
     found = []
     for _ in range(LEADERS):
         buckets, documents, minima = buckets[order], documents[order], minima[order]

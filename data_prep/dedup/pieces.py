@@ -62,12 +62,12 @@ def write_pieces(path: Mapping[str, str], documents: Iterable[Document], unit: s
 
 
 def repeated(
-    files: Sequence[Mapping[str, str]], newest: bool = False, share: int = 0, shares: int = 1
+    files: Sequence[Mapping[str, str]], newest: bool = False, partition: int = 0, partitions: int = 1
 ) -> list[tuple[NDArray[numpy.uint32], NDArray[numpy.uint64]]]:
-    """What to cut out of each file of documents: (rows, keys of pieces), both [cuts], for one share of all keys."""
+    """What to cut out of each file of documents: (rows, keys of pieces), both [cuts], as far as keys are in one of `partitions` equal ranges."""
     import numpy
 
-    entries = [read_entries(file[".keys"], share, shares) for file in files]
+    entries = [read_entries(file[".keys"], partition, partitions) for file in files]
     numbers = numpy.repeat(numpy.arange(len(files)), [len(keys) for keys, _ in entries])
     keys = numpy.concatenate([numpy.zeros(0, numpy.uint64), *(keys for keys, _ in entries)])
     rows = numpy.concatenate([numpy.zeros(0, numpy.uint32), *(rows for _, rows in entries)])

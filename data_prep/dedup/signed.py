@@ -148,11 +148,11 @@ class Collection:
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
-    def entries(self, share: int, shares: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.int64]]:
-        """(keys, number of the document that has it) of one of `shares` equal ranges of keys; all entries of a key are in one range."""
+    def entries(self, partition: int, partitions: int) -> tuple[NDArray[numpy.uint64], NDArray[numpy.int64]]:
+        """(keys, number of the document that has it) of one of `partitions` equal ranges of keys; all entries of a key are in one range."""
         import numpy
 
-        parts = [read_entries(part.files[".keys"], share, shares) for part in self.parts]
+        parts = [read_entries(part.files[".keys"], partition, partitions) for part in self.parts]
         keys = [numpy.zeros(0, numpy.uint64), *(keys for keys, _ in parts)]
         documents = [numpy.zeros(0, numpy.int64), *(rows + offset for (_, rows), offset in zip(parts, self.offsets, strict=False))]
         return numpy.concatenate(keys), numpy.concatenate(documents)
@@ -193,7 +193,7 @@ class Collection:
 
 
 def _digests(hashes: NDArray[numpy.uint32], bounds: NDArray[numpy.int64]) -> NDArray[numpy.uint64]:
-    """A number for each set of hashes, [sets]; different sets share one with probability 2^-64."""
+    """A number for each set of hashes, [sets]; different sets have the same with probability 2^-64."""
     import numpy
 
     sums = numpy.concatenate((numpy.zeros(1, numpy.uint64), numpy.cumsum(mixed(hashes.astype(numpy.uint64) + numpy.uint64(1)))))

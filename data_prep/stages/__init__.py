@@ -1,6 +1,6 @@
 """The stages from pages to token shards. Each wires parts that work without Ray, Hydra or a disk."""
 
-from data_prep.stages.duplicates import DedupParams, NearDedupParams, dedup, hash_shard, near_dedup, remove_shard
+from data_prep.stages.duplicates import DedupParams, DedupUrlParams, NearDedupParams, dedup, dedup_url, hash_shard, near_dedup, remove_shard
 from data_prep.stages.lines import LineDedupParams, line_dedup
 from data_prep.stages.pages import DemoParams, IngestParams, demo, ingest, ingest_shard
 from data_prep.stages.privacy import ScrubParams, scrub, scrub_shard
@@ -9,6 +9,7 @@ from data_prep.stages.tokens import TokenizeParams, TokenizerParams, tokenize, t
 
 __all__ = [
     "DedupParams",
+    "DedupUrlParams",
     "DemoParams",
     "IngestParams",
     "LineDedupParams",
@@ -18,6 +19,7 @@ __all__ = [
     "TokenizeParams",
     "TokenizerParams",
     "dedup",
+    "dedup_url",
     "demo",
     "hash_shard",
     "ingest",

@@ -11,6 +11,7 @@ from msgspec import Meta
 from data_prep.dedup.near import THRESHOLD
 from data_prep.dedup.removals import Removal
 from data_prep.dedup.signed import SUFFIXES, Collection, Part, Signing
+from data_prep.documents import Document
 from pipeline.stage import (
     Artifact,
     Counts,
@@ -29,61 +30,85 @@ from pipeline.stage import (
     units_of,
 )
 
-EXACT_SHARE, NEAR_SHARE = 10_000_000, 1_000_000  # documents compared by one task
-MOST_SHARES = 512  # files that a task keeps open at once
+EXACT_PARTITION, NEAR_PARTITION = 10_000_000, 1_000_000  # documents a comparing task holds something of
+MOST_PARTITIONS = 512  # files that a task keeps open at once
 
 
 @dataclass(frozen=True)
 class CompareRun(MapRun):
     """How a stage that compares documents across files is run."""
 
-    shares: Annotated[
+    partitions: Annotated[
         int,
-        Meta(ge=0, le=MOST_SHARES, description="tasks a comparison is cut into; memory goes with documents ÷ shares; 0: about 1 GB each"),
+        Meta(
+            ge=0,
+            le=MOST_PARTITIONS,
+            description="tasks a comparison is cut into; memory goes with documents ÷ partitions; 0: enough for 1 GB each",
+        ),
     ] = 0
 
 
 @dataclass(frozen=True)
 class DedupParams:
-    """Which documents count as the same, and which of them stays."""
+    """Exact duplicates by normalised text, of which the oldest stays; nothing to set."""
 
-    by: Annotated[Literal["text", "url"], Meta(description="same normalised text, or same normalised URL")] = field(
-        default="text", metadata={"absent": "text"}
-    )
-    keep: Annotated[Literal["oldest", "newest"], Meta(description="which date stays; then the smallest id")] = field(
-        default="oldest", metadata={"absent": "oldest"}
-    )
+
+@dataclass(frozen=True)
+class DedupUrlParams:
+    """Which of the documents with one normalised URL stays."""
+
+    keep: Annotated[Literal["newest", "oldest"], Meta(description="which date stays; then the smallest id")] = "newest"
 
 
 def hash_shard(shard: Shard) -> ShardResult:
-    """One file of documents to the table of its hashed keys; the unit's argument says what of: text (also where there is none) or url."""
-    from data_prep.dedup.exact import text_key, url_key, write_hashes
+    """One file of documents to the table of its hashed texts."""
+    from data_prep.dedup.exact import text_key
+
+    return _hashed(shard, text_key)
+
+
+def hash_urls_shard(shard: Shard) -> ShardResult:
+    """One file of documents to the table of its hashed URLs."""
+    from data_prep.dedup.exact import url_key
+
+    return _hashed(shard, url_key)
+
+
+def _hashed(shard: Shard, key: Callable[[Document], bytes]) -> ShardResult:
+    from data_prep.dedup.exact import write_hashes
     from data_prep.documents import read_documents
 
-    key = url_key if shard.unit.argument == "url" else text_key
-    documents = read_documents(shard.unit.paths[0])
-    return ShardResult(records={"hashes": write_hashes(shard.path("hashes", ".parquet"), documents, key)})
+    return ShardResult(records={"hashes": write_hashes(shard.path("hashes", ".parquet"), read_documents(shard.unit.paths[0]), key)})
 
 
 def compare_shard(shard: Shard) -> ShardResult:
-    """One share of the keys of all tables to what is to be removed from each file."""
+    """One partition of the keys of all tables to what is to be removed from each file."""
     from data_prep.dedup.exact import removals
 
-    share, shares, names = shard.unit.argument
-    lists = removals(shard.unit.paths, shard.params == "newest", share, shares)
+    partition, partitions, names = shard.unit.argument
+    lists = removals(shard.unit.paths, shard.params == "newest", partition, partitions)
     return _found(shard, dict(zip(names, lists, strict=True)))
 
 
 @stage(version=2, run=CompareRun, reads="corpus")
 def dedup(ctx: StageContext, params: DedupParams) -> Metrics:
-    """Keep one of all documents with the same text or URL. A file is rewritten only when its own removal list has changed."""
+    """Keep one of all documents with the same text. A file is rewritten only when its own removal list has changed."""
+    return _without_equal(ctx, hash_shard, "oldest", remove_shard)
+
+
+@stage(version=1, run=CompareRun, reads="corpus")
+def dedup_url(ctx: StageContext, params: DedupUrlParams) -> Metrics:
+    """Keep one of all documents with the same URL; those without one stay."""
+    return _without_equal(ctx, hash_urls_shard, params.keep, remove_url_shard)
+
+
+def _without_equal(
+    ctx: StageContext, hashed: Callable[[Shard], ShardResult], keep: str, removed: Callable[[Shard], ShardResult]
+) -> Metrics:
     corpus = ctx.inputs["corpus"].select("documents")
-    hashed = ctx.map_shards(hash_shard, units_of(corpus, None if params.by == "text" else params.by))
-    ctx.publish_shards(hashed)
-    names, shares = [stem(file.name) for file in corpus], shares_of(ctx, sum(file.records for file in corpus), EXACT_SHARE)
-    units = [joined(f"share-{share:04}", *hashed.files, argument=[share, shares, names]) for share in range(shares)]
-    found = ctx.map_shards(compare_shard, units, params.keep)
-    return filtered(ctx, remove_shard if params.by == "text" else remove_url_shard, found.files)
+    tables = ctx.map_shards(hashed, units_of(corpus))
+    ctx.publish_shards(tables)
+    return filtered(ctx, removed, ctx.map_shards(compare_shard, comparisons(ctx, tables.files, EXACT_PARTITION), keep).files)
 
 
 @dataclass(frozen=True)
@@ -117,12 +142,12 @@ def merit_shard(shard: Shard) -> ShardResult:
 
 
 def link_shard(shard: Shard) -> ShardResult:
-    """One share of the band keys of all documents to links between documents that look alike."""
+    """One partition of the band keys of all documents to links between documents that look alike."""
     from data_prep.dedup.near import links
 
-    share, shares, first_new = shard.unit.argument
+    partition, partitions, first_new = shard.unit.argument
     collection = Collection.read(shard.unit.paths[0])
-    found = links(*collection.entries(share, shares), collection.minima, shard.params, first_new)
+    found = links(*collection.entries(partition, partitions), collection.minima, shard.params, first_new)
     with open(shard.path("links", ".i64"), "wb") as stream:
         stream.write(found.astype("<i8").tobytes())
     return ShardResult(records={"links": len(found)})
@@ -133,10 +158,10 @@ def cluster_shard(shard: Shard) -> ShardResult:
     from data_prep.dedup.clusters import write_members
 
     catalogue, *linked = shard.unit.paths
-    shares, _ = shard.unit.argument
-    paths = [shard.path(f"members-{share:04}", ".parquet") for share in range(shares)]
+    partitions, _ = shard.unit.argument
+    paths = [shard.path(f"members-{one:04}", ".parquet") for one in range(partitions)]
     members = write_members(paths, linked, Collection.read(catalogue), shard.params, shard.directory)
-    return ShardResult(records={f"members-{share:04}": number for share, number in enumerate(members)})
+    return ShardResult(records={f"members-{one:04}": number for one, number in enumerate(members)})
 
 
 def settle_shard(shard: Shard) -> ShardResult:
@@ -169,13 +194,16 @@ def near_dedup(ctx: StageContext, params: NearDedupParams) -> Metrics:
     collection.write(catalogue)
 
     files = [file for artifact in earlier for file in artifact.select("signatures")] + list(signed.files)
-    shares = shares_of(ctx, len(collection), NEAR_SHARE)
+    partitions = partitions_of(ctx, len(collection), NEAR_PARTITION)
     compared = _content(file for file in files if file.name.endswith((".keys", ".minima")))
-    units = [Unit(f"share-{share:04}", compared, [share, shares, collection.first_new], (catalogue,)) for share in range(shares)]
+    units = [
+        Unit(f"partition-{partition:04}", compared, [partition, partitions, collection.first_new], (catalogue,))
+        for partition in range(partitions)
+    ]
     linked = ctx.map_shards(link_shard, units, params.threshold)
     facts = _content([*linked.files, *merits.values(), *lists, *(file for file in files if file.name.endswith(".parquet"))])
     names = [[part.name, part.earlier] for part in parts]
-    whole = Unit("clusters", facts, [shares, names], (catalogue, *(file.path for file in linked.files)))
+    whole = Unit("clusters", facts, [partitions, names], (catalogue, *(file.path for file in linked.files)))
     clustered = ctx.map_shards(cluster_shard, [whole], params.rank)
     units = [Unit(file.name.split("/")[0], file.sha256, None, (file.path, catalogue)) for file in clustered.files]
     settled = ctx.map_shards(settle_shard, units, params)
@@ -252,9 +280,15 @@ def filtered(ctx: StageContext, function: Callable[[Shard], ShardResult], found:
     return dict(mapped.metrics)
 
 
-def shares_of(ctx: StageContext, documents: int, each: int) -> int:
-    """Tasks a comparison is cut into when one compares so many documents each, unless the run says how many."""
-    return ctx.run.shares or min(MOST_SHARES, max(1, -(-documents // each)))
+def comparisons(ctx: StageContext, tables: Sequence[File], each: int) -> list[Unit]:
+    """A unit for each partition of a comparison of all tables; its argument is the partition, their number, and the files' names."""
+    corpus = ctx.inputs["corpus"].select("documents")
+    names, partitions = [stem(file.name) for file in corpus], _partitions(ctx, sum(file.records for file in corpus), each)
+    return [joined(f"partition-{one:04}", *tables, argument=[one, partitions, names]) for one in range(partitions)]
+
+
+def _partitions(ctx: StageContext, documents: int, each: int) -> int:
+    return ctx.run.partitions or min(MOST_PARTITIONS, max(1, -(-documents // each)))
 
 
 def _content(files: Iterable[File]) -> str:

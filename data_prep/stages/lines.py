@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from data_prep.stages.duplicates import CompareRun, filtered, shares_of
-from pipeline.stage import Counts, Metrics, Shard, ShardResult, StageContext, joined, stage, stem, units_of
+from data_prep.stages.duplicates import CompareRun, comparisons, filtered
+from pipeline.stage import Counts, Metrics, Shard, ShardResult, StageContext, stage, units_of
 
-LINES_SHARE = 1_000_000  # documents whose lines are compared by one task
+LINES_PARTITION = 1_000_000  # documents whose lines are compared by one task
 
 
 @dataclass(frozen=True)
@@ -33,16 +33,18 @@ def pieces_shard(shard: Shard) -> ShardResult:
 
 
 def repeated_shard(shard: Shard) -> ShardResult:
-    """One share of the keys of all files to what is to be cut out of each."""
+    """One partition of the keys of all files to what is to be cut out of each."""
     import numpy
 
     from data_prep.dedup.pieces import SUFFIXES, cuts_table, repeated
     from data_prep.dedup.removals import write_found
 
-    share, shares, names = shard.unit.argument
+    partition, partitions, names = shard.unit.argument
     paths, width = shard.unit.paths, len(SUFFIXES)
     files = [dict(zip(SUFFIXES, paths[first : first + width], strict=True)) for first in range(0, len(paths), width)]
-    found = {name: cuts_table(*cuts) for name, cuts in zip(names, repeated(files, shard.params == "newest", share, shares), strict=True)}
+    found = {
+        name: cuts_table(*cuts) for name, cuts in zip(names, repeated(files, shard.params == "newest", partition, partitions), strict=True)
+    }
     write_found(shard.path("found", ".parquet"), found, cuts_table(numpy.zeros(0, numpy.uint32), numpy.zeros(0, numpy.uint64)).schema)
     return ShardResult(records={"found": sum(table.num_rows for table in found.values())})
 
@@ -81,10 +83,7 @@ def cut_shard(shard: Shard) -> ShardResult:
 @stage(version=1, run=CompareRun, reads="corpus")
 def line_dedup(ctx: StageContext, params: LineDedupParams) -> Metrics:
     """Leave each line (or paragraph) in one document. A document of which nothing is left is rejected."""
-    corpus = ctx.inputs["corpus"].select("documents")
     how = [params.unit, params.min_characters]
-    pieces = ctx.map_shards(pieces_shard, units_of(corpus, how))
-    names, shares = [stem(file.name) for file in corpus], shares_of(ctx, sum(file.records for file in corpus), LINES_SHARE)
-    units = [joined(f"share-{share:04}", *pieces.files, argument=[share, shares, names]) for share in range(shares)]
-    found = ctx.map_shards(repeated_shard, units, params.keep)
+    pieces = ctx.map_shards(pieces_shard, units_of(ctx.inputs["corpus"].select("documents"), how))
+    found = ctx.map_shards(repeated_shard, comparisons(ctx, pieces.files, LINES_PARTITION), params.keep)
     return filtered(ctx, cut_shard, found.files, how)

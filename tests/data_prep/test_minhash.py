@@ -4,7 +4,7 @@ import random
 
 import numpy
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.dedup.minhash import band_keys, banding, candidate_probability, signatures
@@ -53,6 +53,7 @@ def test_signatures_are_the_same_on_every_machine_and_version() -> None:
     assert (signatures(shingles(TEXTS), 40) == signed[:, :40]).all()
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 50))
 def test_blocks_change_nothing(sizes: list[int], block: int) -> None:
     from data_prep.dedup import minhash
@@ -87,5 +88,5 @@ def test_banding_finds_pairs_at_the_threshold(threshold: float) -> None:
 
 
 def test_what_the_documentation_says_of_fourteen_bands() -> None:
-    said = {0.5: 0.06, 0.7: 0.56, 0.8: 0.92, 0.85: 0.99}
+    said = {0.5: 0.05, 0.7: 0.56, 0.8: 0.92, 0.85: 0.99}
     assert {similarity: round(candidate_probability(similarity), 2) for similarity in said} == said

@@ -106,7 +106,9 @@ def test_long_texts_and_long_words_are_as_short_ones() -> None:
     assert len(numpy.intersect1d(tail[0], tail[1])) == len(tail[1])
 
 
-@pytest.mark.parametrize("text", ["\ud800 lone surrogate and four words", "\u202etrojan\u202c bidi text of five", "a\u0300" * 9_000, "\U0010ffff" * 99])
+@pytest.mark.parametrize(
+    "text", ["\ud800 lone surrogate and four words", "\u202etrojan\u202c bidi text of five", "a\u0300" * 9_000, "\U0010ffff" * 99]
+)
 def test_hostile_characters_do_no_harm(text: str) -> None:
     assert same(shingles([text]), shingles([text]))
 
