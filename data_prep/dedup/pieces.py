@@ -64,7 +64,7 @@ def write_pieces(path: Mapping[str, str], documents: Iterable[Document], unit: s
 def repeated(
     files: Sequence[Mapping[str, str]], newest: bool = False, partition: int = 0, partitions: int = 1
 ) -> list[tuple[NDArray[numpy.uint32], NDArray[numpy.uint64]]]:
-    """What to cut out of each file of documents: (rows, keys of pieces), both [cuts], as far as keys are in one of `partitions` equal ranges."""
+    """What to cut out of each file of documents, as far as keys are in one of `partitions` equal ranges: rows and keys, both [cuts]."""
     import numpy
 
     entries = [read_entries(file[".keys"], partition, partitions) for file in files]

@@ -194,12 +194,9 @@ def near_dedup(ctx: StageContext, params: NearDedupParams) -> Metrics:
     collection.write(catalogue)
 
     files = [file for artifact in earlier for file in artifact.select("signatures")] + list(signed.files)
-    partitions = partitions_of(ctx, len(collection), NEAR_PARTITION)
+    partitions = _partitions(ctx, len(collection), NEAR_PARTITION)
     compared = _content(file for file in files if file.name.endswith((".keys", ".minima")))
-    units = [
-        Unit(f"partition-{partition:04}", compared, [partition, partitions, collection.first_new], (catalogue,))
-        for partition in range(partitions)
-    ]
+    units = [Unit(f"partition-{one:04}", compared, [one, partitions, collection.first_new], (catalogue,)) for one in range(partitions)]
     linked = ctx.map_shards(link_shard, units, params.threshold)
     facts = _content([*linked.files, *merits.values(), *lists, *(file for file in files if file.name.endswith(".parquet"))])
     names = [[part.name, part.earlier] for part in parts]
