@@ -15,7 +15,20 @@ from house import House, digests, documents, reasons
 from data_prep.documents import Document
 from data_prep.quality.gopher import SCORES
 from data_prep.quality.verdicts import GopherQualityThresholds, Thresholds
-from data_prep.stages import DedupParams, ScoreParams, ScrubParams, dedup, score, score_shard, scrub, select, select_shard
+from data_prep.stages import (
+    DedupParams,
+    NearDedupParams,
+    ScoreParams,
+    ScrubParams,
+    dedup,
+    near_dedup,
+    score,
+    score_shard,
+    scrub,
+    select,
+    select_shard,
+)
+from data_prep.stages.duplicates import CompareRun
 from pipeline.stage import Artifact, Shard, Unit, UserError
 
 PROSE = (
@@ -114,6 +127,35 @@ def test_another_threshold_scores_nothing_and_another_division_keeps_the_same_do
     assert house.computed["score"] == 0
     divided = house.clean(house.corpus(p=OLD[4:], q=[*MAILS, *OLD[:2]], r=OLD[2:4]))[-1]
     assert sorted(one.id for one in documents(divided)) == sorted(one.id for one in documents(whole))
+
+
+def test_near_duplicates_of_a_new_file_settle_their_own_clusters_only(house: Chain) -> None:
+    def family(name: str, number: int, date: str = "2024-05-01") -> Document:
+        words = PROSE.format(town="Ys", number=1).split()
+        return document(name, " ".join(f"{word}{name[0]}" for word in words[number:]), date)
+
+    run = CompareRun(partitions=5)
+    old = [family(name, number) for name in ("a1", "b1", "c1", "d1") for number in (0,)] + [
+        family("a2", 2),
+        family("b2", 3),
+        family("e1", 0),
+    ]
+    first = house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(one=old[:3], two=old[3:]))
+    assert {name: reason for name, (reason, _) in reasons(first).items()} == {"a2": "near_duplicate", "b2": "near_duplicate"}
+    assert reasons(first)["a2"][1] == f"{document('a1', '').id} 0.971"
+    clusters = 2
+    assert house.computed["near_dedup"] == 2 + 5 + 1 + clusters + 2  # signatures, links, clusters, settled ones, files
+    house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(one=old[:3], two=old[3:]))
+    assert house.computed["near_dedup"] == 0
+    new = [family("a3", 1, "2025"), family("f1", 0, "2025")]
+    second = house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(between=new, one=old[:3], two=old[3:]))
+    assert house.computed["near_dedup"] == 1 + 5 + 1 + 1 + 1
+    assert reasons(second).keys() == {"a2", "a3", "b2"}
+    assert digests(first).items() <= digests(second).items()
+    house.run(near_dedup, NearDedupParams(rank="newest"), run, corpus=house.corpus(one=old[:3], two=old[3:]))
+    assert house.computed["near_dedup"] == 1 + clusters + 2  # nothing is signed or linked again
+    house.run(near_dedup, NearDedupParams(threshold=0.95), corpus=house.corpus(one=old[:3], two=old[3:]))
+    assert house.computed["near_dedup"] == 1 + 1 + 1  # links in one partition, clusters, the one file of them; the same are found
 
 
 def test_scores_of_another_corpus_are_refused(house: Chain, tmp_path: Path) -> None:
