@@ -45,6 +45,11 @@ def write_list(path: str | os.PathLike[str], entries: pyarrow.Table) -> None:
     pyarrow.parquet.write_table(entries, os.fspath(path), compression="zstd", use_dictionary=False, write_statistics=False)
 
 
+def write_removals(path: str | os.PathLike[str], removals: Sequence[Removal]) -> None:
+    """The list of documents to remove from one file."""
+    write_list(path, table_of(removals))
+
+
 def read_removals(path: str | os.PathLike[str]) -> dict[int, Removal]:
     """Removals by row."""
     import pyarrow.parquet

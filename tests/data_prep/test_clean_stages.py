@@ -135,9 +135,9 @@ def test_near_duplicates_of_a_new_file_settle_their_own_clusters_only(house: Cha
         return document(name, " ".join(f"{word}{name[0]}" for word in words[number:]), date)
 
     run = CompareRun(partitions=5)
-    old = [family(name, number) for name in ("a1", "b1", "c1", "d1") for number in (0,)] + [
-        family("a2", 2),
-        family("b2", 3),
+    old = [family(name, 0) for name in ("a1", "b1", "c1", "d1")] + [
+        family("a2", 2, "2024-06"),
+        family("b2", 3, "2024-06"),
         family("e1", 0),
     ]
     first = house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(one=old[:3], two=old[3:]))

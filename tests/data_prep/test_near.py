@@ -1,5 +1,6 @@
 """Near-duplicates: pairs, links, clusters and survivors against their definitions."""
 
+import doctest
 import itertools
 import random
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import data_prep.dedup
 from data_prep.dedup import near
 from data_prep.dedup.clusters import Clusters
 from data_prep.dedup.minhash import band_keys, signatures
@@ -63,6 +65,13 @@ def test_pairs_are_those_of_all_comparisons(threshold: float) -> None:
     assert {(one, other): similarity for one, other, similarity in found}.items() <= expected.items()
     assert len(found) >= 0.99 * len(expected) > 10
     assert near_duplicates(texts, threshold) == found
+
+
+def test_the_examples_are_true(request: pytest.FixtureRequest) -> None:
+    assert doctest.testmod(near).attempted and not doctest.testmod(near).failed
+    assert doctest.testmod(data_prep.dedup).attempted and not doctest.testmod(data_prep.dedup).failed
+    page = doctest.testfile(str(request.config.rootpath / "docs" / "parts" / "neardup.md"), module_relative=False)
+    assert page.attempted and not page.failed
 
 
 def test_pairs_of_nothing_and_of_the_same() -> None:
