@@ -40,7 +40,7 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.8) -> list[tuple[
 
     >>> story = "It was late when the ferry came in, and nobody on the quay had expected it to bring so many of them home"
     >>> near_duplicates([story, "Something else entirely is told here.", story + " again"], 0.8)
-    [(0, 2, 0.9473684210526315)]
+    [(0, 2, 0.95)]
     """
     import numpy
 

@@ -134,22 +134,19 @@ def test_near_duplicates_of_a_new_file_settle_their_own_clusters_only(house: Cha
         words = PROSE.format(town="Ys", number=1).split()
         return document(name, " ".join(f"{word}{name[0]}" for word in words[number:]), date)
 
-    run = CompareRun(partitions=5)
-    old = [family(name, 0) for name in ("a1", "b1", "c1", "d1")] + [
-        family("a2", 2, "2024-06"),
-        family("b2", 3, "2024-06"),
-        family("e1", 0),
-    ]
+    run = CompareRun(partitions=7)
+    old = [family(name, 0) for name in ("a1", "b1", "c1", "d1", "e1")]
+    old += [family("a2", 2, "2024-06"), family("b2", 3, "2024-06")]
     first = house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(one=old[:3], two=old[3:]))
     assert {name: reason for name, (reason, _) in reasons(first).items()} == {"a2": "near_duplicate", "b2": "near_duplicate"}
-    assert reasons(first)["a2"][1] == f"{document('a1', '').id} 0.971"
+    assert reasons(first)["a2"][1] == f"{document('a1', '').id} 0.975"
     clusters = 2
-    assert house.computed["near_dedup"] == 2 + 5 + 1 + clusters + 2  # signatures, links, clusters, settled ones, files
+    assert house.computed["near_dedup"] == 2 + 7 + 1 + clusters + 2  # signatures, links, clusters, settled ones, files
     house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(one=old[:3], two=old[3:]))
     assert house.computed["near_dedup"] == 0
     new = [family("a3", 1, "2025"), family("f1", 0, "2025")]
     second = house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(between=new, one=old[:3], two=old[3:]))
-    assert house.computed["near_dedup"] == 1 + 5 + 1 + 1 + 1
+    assert house.computed["near_dedup"] == 1 + 7 + 1 + 1 + 1
     assert reasons(second).keys() == {"a2", "a3", "b2"}
     assert digests(first).items() <= digests(second).items()
     house.run(near_dedup, NearDedupParams(rank="newest"), run, corpus=house.corpus(one=old[:3], two=old[3:]))
