@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,8 @@ from pipeline.stage import UserError
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
+
+_OPEN_FILES = 100
 
 SUFFIXES = (".keys", ".minima", ".sketch", ".bounds", ".parquet")
 
@@ -134,7 +137,7 @@ class Collection:
         self.offsets = numpy.concatenate(([0], numpy.cumsum([part.documents for part in parts], dtype=numpy.int64)))
         self.first_new = sum(part.documents for part in parts if part.earlier)
         self._places = {(part.earlier, part.name): place for place, part in enumerate(parts)}
-        self._opened: dict[tuple[int, str], NDArray[Any]] = {}
+        self._opened: dict[tuple[int, str], FileIO] = {}
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Collection:
@@ -165,7 +168,7 @@ class Collection:
         places = numpy.searchsorted(self.offsets, documents, "right") - 1
         for place in numpy.unique(places).tolist():
             inside = numpy.flatnonzero(places == place)
-            stored = self._open(place, ".minima", "u1").reshape(-1, self._values)
+            stored = mapped(self.parts[place].files[".minima"], "u1").reshape(-1, self._values)
             found[inside] = stored[documents[inside] - self.offsets[place]]
         return found
 
@@ -175,21 +178,21 @@ class Collection:
 
         place = int(numpy.searchsorted(self.offsets, document, "right")) - 1
         row = document - int(self.offsets[place])
-        first, last = self._open(place, ".bounds", "<i8")[row : row + 2].tolist()
-        sketch: NDArray[numpy.uint32] = self._open(place, ".sketch", "<u4")[first:last]
-        return sketch
+        # Read, not mapped: what was read of a mapped file would count as memory of the process.
+        first, last = numpy.frombuffer(os.pread(self._open(place, ".bounds"), 16, row * 8), "<i8").tolist()
+        return numpy.frombuffer(os.pread(self._open(place, ".sketch"), (last - first) * 4, first * 4), "<u4")
 
     def number(self, earlier: bool, name: str, row: int) -> int:
         """The number of a document by its part and row."""
         return int(self.offsets[self._places[earlier, name]]) + row
 
-    def _open(self, place: int, suffix: str, kind: str) -> NDArray[Any]:
-        """One file of a part, mapped into memory. The last thousand stay open: a process may map some 65,000."""
+    def _open(self, place: int, suffix: str) -> int:
+        """The descriptor of one file of a part. The last ones opened stay open."""
         if (place, suffix) not in self._opened:
-            if len(self._opened) >= 1_000:
-                self._opened.pop(next(iter(self._opened)))
-            self._opened[place, suffix] = mapped(self.parts[place].files[suffix], kind)
-        return self._opened[place, suffix]
+            if len(self._opened) >= _OPEN_FILES:
+                self._opened.pop(next(iter(self._opened))).close()
+            self._opened[place, suffix] = FileIO(self.parts[place].files[suffix])
+        return self._opened[place, suffix].fileno()
 
 
 def _digests(hashes: NDArray[numpy.uint32], bounds: NDArray[numpy.int64]) -> NDArray[numpy.uint64]:

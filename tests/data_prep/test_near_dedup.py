@@ -14,6 +14,7 @@ import pyarrow.parquet
 import pytest
 from house import House, Inline, digests, documents, reasons
 
+from data_prep.dedup import signed
 from data_prep.dedup.near import jaccard, near_duplicates
 from data_prep.dedup.removals import read_removals
 from data_prep.dedup.shingles import shingles
@@ -87,7 +88,8 @@ def test_every_removal_is_justified_by_a_kept_document_of_higher_rank(house: Hou
     assert {reason for reason, _ in reasons(result).values()} == {"near_duplicate"}
 
 
-def test_partitions_change_no_byte_and_divisions_no_verdict(house: House) -> None:
+def test_partitions_change_no_byte_and_divisions_no_verdict(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signed, "_OPEN_FILES", 2)  # fewer than there are
     corpus = crawl(2, 150)
     parts = house.corpus(**divided(corpus, 40, 90))
     results = [house.run(near_dedup, NearDedupParams(), CompareRun(partitions=number), corpus=parts) for number in (1, 2, 7)]
