@@ -1,6 +1,7 @@
 """The stages from pages to token shards. Each wires parts that work without Ray, Hydra or a disk."""
 
-from data_prep.stages.duplicates import DedupParams, dedup, hash_shard, remove_shard
+from data_prep.stages.duplicates import DedupParams, DedupUrlParams, NearDedupParams, dedup, dedup_url, hash_shard, near_dedup, remove_shard
+from data_prep.stages.lines import LineDedupParams, line_dedup
 from data_prep.stages.pages import DemoParams, IngestParams, UrlRules, compile_shard, demo, ingest, ingest_shard
 from data_prep.stages.privacy import ScrubParams, scrub, scrub_shard
 from data_prep.stages.quality import ClassifierParams, ScoreParams, classifier, score, score_shard, select, select_shard
@@ -9,8 +10,11 @@ from data_prep.stages.tokens import TokenizeParams, TokenizerParams, tokenize, t
 __all__ = [
     "ClassifierParams",
     "DedupParams",
+    "DedupUrlParams",
     "DemoParams",
     "IngestParams",
+    "LineDedupParams",
+    "NearDedupParams",
     "ScoreParams",
     "ScrubParams",
     "TokenizeParams",
@@ -19,10 +23,13 @@ __all__ = [
     "compile_shard",
     "classifier",
     "dedup",
+    "dedup_url",
     "demo",
     "hash_shard",
     "ingest",
     "ingest_shard",
+    "line_dedup",
+    "near_dedup",
     "remove_shard",
     "score",
     "score_shard",

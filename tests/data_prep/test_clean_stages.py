@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet
 import pytest
+from house import House, digests, documents, reasons
 
-from data_prep.documents import Document, DocumentWriter, read_documents, read_rejects
+from data_prep.documents import Document, read_documents
 from data_prep.quality import lines
 from data_prep.quality.tables import SCORES
 from data_prep.quality.verdicts import (
@@ -27,19 +27,20 @@ from data_prep.segment import split_words
 from data_prep.stages import (
     ClassifierParams,
     DedupParams,
+    NearDedupParams,
     ScoreParams,
     ScrubParams,
     classifier,
     dedup,
+    near_dedup,
     score,
     score_shard,
     scrub,
     select,
     select_shard,
 )
-from pipeline.lease import acquire
-from pipeline.progress import Progress
-from pipeline.stage import Artifact, File, MapRun, Shard, ShardResult, Stage, StageContext, Trajectory, Unit, UserError
+from data_prep.stages.duplicates import CompareRun
+from pipeline.stage import Artifact, Shard, ShardResult, Unit, UserError
 
 PROSE = (
     "The harbour lay quiet that morning, and the fishermen who had come back with the tide stood about the quay to talk of nets and of the "
@@ -64,68 +65,8 @@ def prose(name: str, number: int, text: str = "", **changes: str) -> Document:
     return document(name, PROSE.format(town=f"Town{number}", number=number) + text, **changes)
 
 
-@dataclass
-class House:
-    """A store of its own: stages share their pools, every artifact is a new folder."""
-
-    root: Path
-    computed: dict[str, int] = field(default_factory=dict)
-
-    def corpus(self, **parts: Sequence[Document]) -> Artifact:
-        folder = self.root / f"corpus-{len(list(self.root.iterdir()))}"
-        files = []
-        for name, part in parts.items():
-            path = folder / f"{name}.parquet"
-            path.parent.mkdir(exist_ok=True)
-            with DocumentWriter(path) as writer:
-                for one in part:
-                    writer.write(one)
-            files.append(File.of(f"documents/{name}.parquet", path, len(part)))
-        return self.artifact("ingest", folder, files)
-
-    def artifact(self, stage: str, folder: Path, files: Sequence[File]) -> Artifact:
-        return Artifact(stage, "a" * 64, "d" * 64, str(folder), tuple(files), {})
-
-    def run(self, stage: Stage, params: Any, **inputs: Artifact) -> Artifact:
-        """Run a stage as the runner does, check that it lost no record, and note how many shards it had to compute."""
-        ctx = self.context(stage, **inputs)
-        stage(ctx, params)
-        assert ctx.counts is not None and ctx.counts.balanced
-        assert ctx.counts.total == sum(file.records for file in inputs["corpus"].select("documents"))
-        assert ctx.counts.kept == sum(file.records for file in ctx.published if file.name.startswith(stage.keeps + "/"))
-        self.computed[stage.name] = ctx.shards_computed
-        return self.artifact(stage.name, Path(ctx.directory), ctx.published)
-
-    def run_plain(self, stage: Stage, params: Any, **inputs: Artifact) -> Artifact:
-        """Run a stage that gives no documents."""
-        ctx = self.context(stage, **inputs)
-        stage(ctx, params)
-        return self.artifact(stage.name, Path(ctx.directory), ctx.published)
-
-    def context(self, stage: Stage, **inputs: Artifact) -> StageContext:
-
-        def connect() -> None:
-            from pipeline.cluster import ClusterConfig, connect
-
-            connect(ClusterConfig(cpus=1))
-
-        own = self.root / f"{stage.name}-{len(list(self.root.iterdir()))}"
-        own.mkdir()
-        lease = acquire(own / "lease", lambda owner: None)
-        lease.release()
-        return StageContext(
-            stage=stage,
-            fingerprint=own.name.ljust(64, "0"),
-            inputs=inputs,
-            sources=(),
-            run=MapRun(),
-            directory=str(own),
-            pool=self.root / "pools" / stage.name,
-            fence=lease.fence,
-            trajectory=Trajectory(str(own / "trajectory"), "a" * 16, lease.fence),
-            progress=Progress(str(own / "events.jsonl"), stage.name),
-            connect=connect,
-        )
+class Chain(House):
+    """The stages after each other."""
 
     def clean(self, corpus: Artifact) -> tuple[Artifact, Artifact, Artifact, Artifact]:
         scored = self.run(score, ScoreParams(), corpus=corpus)
@@ -135,8 +76,8 @@ class House:
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return House(tmp_path)
+def house(tmp_path: Path) -> Chain:
+    return Chain(tmp_path)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -145,19 +86,6 @@ def ray_goes_down_with_the_module() -> Iterator[None]:
     import ray
 
     ray.shutdown()
-
-
-def documents(artifact: Artifact) -> list[Document]:
-    return [one for file in artifact.select("documents") for one in read_documents(file.path)]
-
-
-def reasons(artifact: Artifact) -> dict[str, tuple[str, str]]:
-    rejects = [reject for file in artifact.select("rejects") for reject in read_rejects(file.path)]
-    return {reject.url.rsplit("/", 1)[1]: (reject.reason, reject.detail) for reject in rejects}
-
-
-def digests(artifact: Artifact) -> dict[str, str]:
-    return {file.name: file.sha256 for file in artifact.files}
 
 
 OLD = [
@@ -170,7 +98,7 @@ OLD = [
 MAILS = [document("mail", PROSE.format(town="Ys", number=3) + " Write to joe@example.org or to 93.184.216.34 soon.")]
 
 
-def test_every_document_ends_where_it_should(house: House) -> None:
+def test_every_document_ends_where_it_should(house: Chain) -> None:
     scored, selected, unique, scrubbed = house.clean(house.corpus(old=OLD, mails=MAILS, none=[]))
     table = pyarrow.parquet.read_table(scored.select("scores")[0].path)
     assert table.column_names == ["id", "language", *SCORES]
@@ -186,25 +114,25 @@ def test_every_document_ends_where_it_should(house: House) -> None:
     assert len(scrubbed.select("documents")) == len(scrubbed.select("rejects")) == 3
 
 
-def test_a_new_crawl_computes_its_own_shards_only(house: House) -> None:
+def test_a_new_crawl_computes_its_own_shards_only(house: Chain) -> None:
     first = house.clean(house.corpus(old=OLD, mails=MAILS))
-    assert house.computed == {"score": 2, "select": 2, "dedup": 4, "scrub": 2}
+    assert house.computed == {"score": 2, "select": 2, "dedup": 5, "scrub": 2}
     new = [prose("new copy", 2, date="2025-01-01"), prose("new", 9, date="2025-01-01")]
     second = house.clean(house.corpus(old=OLD, mails=MAILS, zz=new))
-    assert house.computed == {"score": 1, "select": 1, "dedup": 2, "scrub": 1}  # dedup: its hashes and its own list
+    assert house.computed == {"score": 1, "select": 1, "dedup": 3, "scrub": 1}  # dedup: its hashes, the comparison, its own list
     assert reasons(second[2]) == {"copy": ("duplicate", OLD[0].id), "new copy": ("duplicate", OLD[1].id)}
     for before, after in zip(first, second, strict=True):
         assert digests(before).items() <= digests(after).items()
 
 
-def test_an_older_page_takes_over_and_rewrites_only_the_shard_it_empties(house: House) -> None:
+def test_an_older_page_takes_over_and_rewrites_only_the_shard_it_empties(house: Chain) -> None:
     house.clean(house.corpus(old=OLD, mails=MAILS))
     *_, unique, _ = house.clean(house.corpus(old=OLD, mails=MAILS, archive=[prose("first", 2, date="2020-01-01")]))
-    assert house.computed["dedup"] == 3  # hashes of the archive, the archive, and `old` without its second document
+    assert house.computed["dedup"] == 4  # hashes of the archive, the comparison, the archive, and `old` without its second document
     assert reasons(unique)["b"] == ("duplicate", document("first", "").id)
 
 
-def test_another_threshold_scores_nothing_and_another_division_keeps_the_same_documents(house: House) -> None:
+def test_another_threshold_scores_nothing_and_another_division_keeps_the_same_documents(house: Chain) -> None:
     corpus = house.corpus(old=OLD, mails=MAILS)
     scored, *_, whole = house.clean(corpus)
     strict = replace(Thresholds(), gopher_quality=GopherQualityThresholds(min_words=1_000))
@@ -216,7 +144,33 @@ def test_another_threshold_scores_nothing_and_another_division_keeps_the_same_do
     assert sorted(one.id for one in documents(divided)) == sorted(one.id for one in documents(whole))
 
 
-def test_scores_of_another_corpus_are_refused(house: House, tmp_path: Path) -> None:
+def test_near_duplicates_of_a_new_file_settle_their_own_clusters_only(house: Chain) -> None:
+    def family(name: str, number: int, date: str = "2024-05-01") -> Document:
+        words = PROSE.format(town="Ys", number=1).split()
+        return document(name, " ".join(f"{word}{name[0]}" for word in words[number:]), date)
+
+    run = CompareRun(partitions=7)
+    old = [family(name, 0) for name in ("a1", "b1", "c1", "d1", "e1")]
+    old += [family("a2", 2, "2024-06"), family("b2", 3, "2024-06")]
+    first = house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(one=old[:3], two=old[3:]))
+    assert {name: reason for name, (reason, _) in reasons(first).items()} == {"a2": "near_duplicate", "b2": "near_duplicate"}
+    assert reasons(first)["a2"][1] == f"{document('a1', '').id} 0.975"
+    clusters = 2
+    assert house.computed["near_dedup"] == 2 + 7 + 1 + clusters + 2  # signatures, links, clusters, settled ones, files
+    house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(one=old[:3], two=old[3:]))
+    assert house.computed["near_dedup"] == 0
+    new = [family("a3", 1, "2025"), family("f1", 0, "2025")]
+    second = house.run(near_dedup, NearDedupParams(), run, corpus=house.corpus(between=new, one=old[:3], two=old[3:]))
+    assert house.computed["near_dedup"] == 1 + 7 + 1 + 1 + 1
+    assert reasons(second).keys() == {"a2", "a3", "b2"}
+    assert digests(first).items() <= digests(second).items()
+    house.run(near_dedup, NearDedupParams(rank="newest"), run, corpus=house.corpus(one=old[:3], two=old[3:]))
+    assert house.computed["near_dedup"] == 1 + clusters + 2  # nothing is signed or linked again
+    house.run(near_dedup, NearDedupParams(threshold=0.95), corpus=house.corpus(one=old[:3], two=old[3:]))
+    assert house.computed["near_dedup"] == 1 + 1 + 1  # links in one partition, clusters, the one file of them; the same are found
+
+
+def test_scores_of_another_corpus_are_refused(house: Chain, tmp_path: Path) -> None:
     corpus, other = house.corpus(old=OLD), house.corpus(old=OLD[::-1])
     scored = house.run(score, ScoreParams(), corpus=other)
     with pytest.raises(UserError, match=r"select: 1 of 1 shards failed.*score this corpus"):
@@ -225,7 +179,7 @@ def test_scores_of_another_corpus_are_refused(house: House, tmp_path: Path) -> N
         house.run(select, Thresholds(), corpus=house.corpus(mails=MAILS), scores=scored)
 
 
-def test_shards_are_byte_stable(house: House, tmp_path: Path) -> None:
+def test_shards_are_byte_stable(house: Chain, tmp_path: Path) -> None:
     source = house.corpus(old=OLD).files[0].path
     digest = []
     for name in ("one", "two"):
@@ -246,7 +200,7 @@ def judged(source: str, folder: Path, scoring: ScoreParams, params: Thresholds) 
 CLUTTER = "Home\n\n{prose}\n\nShare\nWe use cookies to make this site better.\nRead more[3] about the harbour of the town."
 
 
-def test_lines_are_cut_by_select_and_what_stays_is_scored(house: House, tmp_path: Path) -> None:
+def test_lines_are_cut_by_select_and_what_stays_is_scored(house: Chain, tmp_path: Path) -> None:
     prose = PROSE.format(town="Ys", number=3)
     source = house.corpus(old=[document("clutter", CLUTTER.format(prose=prose)), document("menu", "Home\nShare\n" * 40)]).files[0].path
     result = judged(source, tmp_path / "cut", ScoreParams(), Thresholds())
@@ -262,7 +216,7 @@ def test_lines_are_cut_by_select_and_what_stays_is_scored(house: House, tmp_path
     assert kept.text == CLUTTER.format(prose=prose)
 
 
-def test_every_rule_on_lines_is_a_matter_of_select(house: House) -> None:
+def test_every_rule_on_lines_is_a_matter_of_select(house: Chain) -> None:
     corpus = house.corpus(old=[document("clutter", CLUTTER.format(prose=PROSE.format(town="Ys", number=3)))])
     scored = house.run(score, ScoreParams(), corpus=corpus)
     texts = []
@@ -273,7 +227,7 @@ def test_every_rule_on_lines_is_a_matter_of_select(house: House) -> None:
     assert house.computed["score"] == 0
 
 
-def test_documents_can_go_to_a_folder_for_each_language(house: House) -> None:
+def test_documents_can_go_to_a_folder_for_each_language(house: Chain) -> None:
     corpus = house.corpus(a=[prose("a", 1), document("german", GERMAN * 2)], b=[prose("b", 2)])
     language = LanguageThresholds(languages=(), buckets=True)
     scored = house.run(score, ScoreParams(), corpus=corpus)
@@ -299,7 +253,7 @@ def scores_of(scored: Artifact, name: str) -> list[float]:
     return [value for file in scored.select("scores") for value in pyarrow.parquet.read_table(file.path).column(name).to_pylist()]
 
 
-def test_paragraphs_in_another_language_are_cut_if_asked(house: House, tmp_path: Path) -> None:
+def test_paragraphs_in_another_language_are_cut_if_asked(house: Chain, tmp_path: Path) -> None:
     english, german = f"{PROSE.format(town='Ys', number=3)}\n\n{WINTER}", GERMAN
     source = house.corpus(old=[document("mixed", f"{english}\n\n{german}\n\nKurz gesagt: so war es")]).files[0].path
     texts = []
@@ -311,14 +265,14 @@ def test_paragraphs_in_another_language_are_cut_if_asked(house: House, tmp_path:
     assert texts[1] == texts[2] == f"{english}\n\n{german}\n\nKurz gesagt: so war es"
 
 
-def test_the_best_by_a_classifier_are_kept(house: House) -> None:
+def test_the_best_by_a_classifier_are_kept(house: Chain) -> None:
     pytest.importorskip("sklearn")
     calm = house.corpus(calm=[prose(f"calm {number}", number) for number in range(30)])
     loud = house.corpus(
         loud=[document(f"loud {number}", f"Buy {number} cheap pills now, click here for the best price!") for number in range(30)]
     )
-    own = house.run_plain(classifier, ClassifierParams(), positives=calm, negatives=loud)
-    again = house.run_plain(classifier, ClassifierParams(), positives=calm, negatives=loud)
+    own = house.run(classifier, ClassifierParams(), positives=calm, negatives=loud)
+    again = house.run(classifier, ClassifierParams(), positives=calm, negatives=loud)
     assert digests(own) == digests(again)
     corpus = house.corpus(
         a=[prose("a", 101), prose("ad", 102, text=" Click here for the best price! Buy now, click now, buy cheap pills!")],

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_prep.dedup.exact import Removal, normalise, read_removals, removals, text_hash, write_hashes, write_removals
+from data_prep.dedup.exact import normalise, removals, text_hash, write_hashes
+from data_prep.dedup.removals import Removal, read_removals, write_removals
 from data_prep.documents import Document
 
 

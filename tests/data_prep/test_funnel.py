@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from data_prep.dedup.exact import removals, write_removals
+from data_prep.dedup.exact import removals
+from data_prep.dedup.removals import write_removals
 from data_prep.documents import Document, read_documents, read_rejects
 from data_prep.quality.verdicts import Thresholds
 from data_prep.sources.demo import trouble, web
