@@ -27,7 +27,7 @@ from data_prep.pii.spans import Span
 
 _WINDOW = 90
 
-_WORD = r"[^\W\d_][\w'’.&/-]{0,24}"
+_WORD = r"[^\W\d_][\w'’.&/-]{0,24}+"
 _QUOTE = r"(?:[>?*•|]{1,3} ?)?"  # what may begin each line of a quoted or listed address
 _BREAK = rf"(?:,? ?\n[ \t]{{0,4}}(?:\n[ \t]{{0,4}})?{_QUOTE}(?:, ?)?|, ?| )"  # between two parts of an address
 _HOUSE = r"[0-9]{1,5}[A-Za-z]?(?: ?[-–/] ?[0-9]{1,4}[A-Za-z]?)?"
@@ -70,7 +70,7 @@ _STREET_LINE = re.compile(
 )
 _WORDS_WITH_HOUSE = re.compile(rf"{_BEGIN}[0-9]{{1,5}}[A-Za-z]?,? (?:(?:{_WORD}|[0-9]{{1,5}})\.?{_BREAK}){{1,6}}\Z")
 _NAME_WITH_HOUSE = re.compile(rf"(?<![\w])(?:{_WORD} ){{1,4}}[0-9]{{1,5}}\.?{_BREAK}\Z")
-_LEFT = re.compile(rf"{_BEGIN}(?:{_UNITS} )?{_HOUSE},? (?P<name>(?:{_WORD} ){{0,2}})\Z", re.IGNORECASE)
+_LEFT = re.compile(rf"{_BEGIN}(?:{_UNITS},? )?(?:{_HOUSE} )?(?P<name>(?:{_WORD} ){{0,2}})\Z", re.IGNORECASE)
 _ORDINAL = re.compile(r" (?=[0-9]{1,3}\Z)")
 _UNIT_FIRST = re.compile(rf"[0-9]{{1,5}}[A-Za-z]?,? {_HOUSE} {_PLACE}(?: {_HOUSE})?")
 _ANY_NAME = re.compile(rf" (?P<name>{_WORD}(?: {_WORD}){{0,4}}?)(?: (?P<house>{_HOUSE})\b\.?|(?=[,.\n;)]|\Z))")
@@ -81,9 +81,9 @@ def addresses(text: str, start: int, end: int) -> Iterator[Span]:
     before = text[max(0, start - _WINDOW) : start]
     for seed in _seeds(text, before, start, end):
         begin, stop, confidence = seed
-        if left := _LEFT.search(text[max(0, begin - _WINDOW) : begin]):
-            if all(_is_capital(word) for word in left["name"].split()):
-                begin -= len(left[0])
+        left = _LEFT.search(text[max(0, begin - _WINDOW) : begin])
+        if left and (len(left[0]) > len(left["name"])) and all(map(_is_capital, left["name"].split())):
+            begin -= len(left[0])
         if unit := _UNIT_AFTER.match(text, stop):
             stop, confidence = unit.end(), max(confidence, 0.8)
         stop, coded = _over_postcode(text, stop)
@@ -169,7 +169,8 @@ def _street_with(name: str, house: str) -> tuple[int, float] | None:
     last = parts[-1].lower()
     for back in range(2, min(7, len(parts) + 1)):
         kind = parts[-back]
-        if kind.lower() in words.PREFIXES and all(_is_capital(part) or part[0].isdigit() for part in parts[len(parts) - back + 1 :]):
+        rest = parts[len(parts) - back + 1 :]
+        if kind.lower() in words.PREFIXES and all((_is_capital(part) or part[0].isdigit()) and "/" not in part for part in rest):
             year = len(house) == 4 and house[:2] in ("19", "20")
             return name.rindex(kind), 0.8 if (kind[0].isupper() or kind in words.SURE_PREFIXES) and not year else 0.4
     for suffixes, confidence in ((words.SUFFIXES, 0.8), (words.WEAK_SUFFIXES, 0.4)):
@@ -193,8 +194,8 @@ def _postcode(text: str, before: str, word: str, start: int, end: int) -> Iterat
             yield start - len(line[0]), end, 0.9
     elif digits in (4, 5) and text[end : end + 1] == " " and text[end + 1 : end + 2].isupper() and before[-2:].strip() in _LINE_ENDS:
         line = _STREET_LINE.search(before)
-        year = digits == 4 and text[start : start + 2] in ("19", "20")
-        if line and not year and (name := _capitals(line["name"])):
+        no_code = text[start : start + 2] in ("19", "20") if digits == 4 else text[start:end].endswith("000")
+        if line and not no_code and (name := _capitals(line["name"])):
             yield start - len(line[0]) + line["name"].rindex(name), _over_city(text, end), 0.8 if digits == 5 else 0.5
 
 
@@ -215,8 +216,8 @@ def _over_postcode(text: str, stop: int) -> tuple[int, bool]:
     if tail is None:
         return stop, False
     place, code = re.findall(r"\w+", tail["between"]), tail["code"]
-    capital = all(map(_is_capital, place))
-    if not (capital or all(map(str.islower, place))) or words.MONTHS & {word.lower() for word in place}:
+    even = all(map(_is_capital, place)) or all(map(str.islower, place)) or "\n" in tail["between"]
+    if not even or words.MONTHS & {word.lower() for word in place}:
         return stop, False
     if len(code) == 4 and (place or code[:2] in ("19", "20")):  # a year, more often than a postcode of so few digits
         return stop, False

@@ -43,6 +43,7 @@ _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]++(\w?)")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _PRIVATE = [ipaddress.ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10")]
 
+_PASSWORD = re.compile(r"://[^\s/@:]{1,128}:[^\s/@]{1,256}\Z")  # what stands before the `@` of a URL with a password
 _EXAMPLES = frozenset(("user", "username", "name", "login", "pass", "passwd", "password", "pwd", "secret", "token", "xxx", "xxxx"))
 _USERINFO = re.compile(r"://([^\s/@:\[\]\"'<>?#]{1,128}:[^\s/@\"'<>?#\[\]]{1,256})@(?=[\w\[])")
 
@@ -53,7 +54,7 @@ def emails(text: str) -> Iterator[Span]:
     while at >= 0:
         domain = _DOMAIN.match(text, at + 1)
         local = _LOCAL.search(text[max(0, at - _LOCAL_CHARACTERS) : at]) if domain else None
-        if domain and local and domain[0].rsplit(".", 1)[1].lower() not in _FILE_ENDINGS:
+        if domain and local and domain[0].rsplit(".", 1)[1].lower() not in _FILE_ENDINGS and not _PASSWORD.search(text[max(0, at - 400) : at]):
             yield Span(at - len(local[0]), domain.end(), "email", 1.0)
         at = text.find("@", at + 1)
     for match in _WRITTEN_AT.finditer(text):
@@ -112,4 +113,4 @@ def _wanted(address: ipaddress.IPv4Address | ipaddress.IPv6Address, private: boo
 
 
 def _is_version(text: str, start: int, address: ipaddress.IPv4Address) -> bool:
-    return max(address.packed) < _VERSION_NUMBERS_BELOW and not _IP_WORDS.search(words_before(text, start))
+    return address.is_global and max(address.packed) < _VERSION_NUMBERS_BELOW and not _IP_WORDS.search(words_before(text, start))

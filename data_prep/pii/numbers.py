@@ -78,7 +78,7 @@ def cards(text: str, start: int, end: int) -> Iterator[Span]:
         digits = re.sub("[^0-9]", "", match[0])
         if not any(low <= digits[: len(low)] <= high and len(digits) in lengths for low, high, lengths in _ISSUERS):
             continue
-        if not luhn.is_valid(digits) or len(set(digits)) < 4:
+        if not luhn.is_valid(digits):
             continue
         named = any(word in words_before(text, match.start()) for word in _CARD_WORDS)
         if named or len(digits) not in _SEVERAL_USES:

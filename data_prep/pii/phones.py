@@ -45,7 +45,7 @@ _DATE = re.compile(
     r"(?:(?:19|20)[0-9]{2}[-./\s]{1,2}[0-9]{1,2}[-./\s]{1,2}[0-9]{1,2}(?![0-9])|[0-9]{1,2}[-./][0-9]{1,2}[-./]\s?(?:(?:19|20)[0-9]{2}|[0-9]{2}\Z)|"
     r"(?:19|20)[0-9]{2}\s?[-–/]\s?(?:(?:19|20)?[0-9]{2})(?![0-9])|(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9]))"
 )
-_NO_PHONE = re.compile(r"[0-9]{5}-[0-9]{3,4}\Z|[0-9]{3}-[0-9]{4}\Z|0[0-9](?: [0-9]{2}){2,3}\Z|01 02 03")  # postcodes, calendars
+_NO_PHONE = re.compile(r"[0-9]{5}-[0-9]{3,4}\Z|[0-9]{3}-[0-9]{2}-[0-9]{4}\Z|[0-9]{3}-[0-9]{4}\Z|0[0-9](?: [0-9]{2}){2,3}\Z|01 02 03")  # postcodes, calendars
 _AMOUNT = re.compile(r"[0-9]{1,3}(?:\.[0-9]{3})+(?:-[0-9]*)?\Z|[0-9]+\.[0-9]+\Z|[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?:/[0-9]+)?\Z")
 _WRITTEN = re.compile(
     r"\(?[2-9][0-9]{2}\)?[\s.–-]{1,3}[0-9]{3}[\s.–-]{1,3}[0-9]{4}\Z|1[\s.-][2-9][0-9]{2}[\s.-][0-9]{3}[\s.-][0-9]{4}\Z|"
@@ -78,7 +78,8 @@ def _phone(text: str, start: int, end: int, language: str | None) -> Span | None
     if not MIN_DIGITS <= digits <= MAX_DIGITS:
         return None
     begin = start
-    if opening := _OPENING.search(text[max(0, start - 4) : start]):
+    opening = _OPENING.search(text[max(0, start - 4) : start])
+    if opening and ("+" in opening[0] or ")" in text[start:end]):
         begin -= len(opening[0])
     if not _free_before(text, begin):
         return None
@@ -96,8 +97,6 @@ def _phone(text: str, start: int, end: int, language: str | None) -> Span | None
 
 def _confidence(text: str, begin: int, stop: int, number: str, digits: int, language: str | None) -> float:
     named = bool(_BEFORE.search(words_before(text, begin)) or _BEHIND.match(text, stop))
-    if number.startswith("(") and ")" not in number:
-        number = number[1:]
     if not named and text[begin - 1 : begin] in ("-", "–") and text[begin - 2 : begin - 1].isalpha():
         return 0.0
     if "+" in number or (number.startswith("00") and digits > 9 and (named or not number.isdigit())):
