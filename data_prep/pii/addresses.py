@@ -31,19 +31,22 @@ _WORD = r"[^\W\d_][\w'’.&/-]{0,24}+"
 _QUOTE = r"(?:[>?*•|]{1,3} ?)?"  # what may begin each line of a quoted or listed address
 _BREAK = rf"(?:,? ?\n[ \t]{{0,4}}(?:\n[ \t]{{0,4}})?{_QUOTE}(?:, ?)?|, ?| )"  # between two parts of an address
 _HOUSE = r"[0-9]{1,5}[A-Za-z]?(?: ?[-–/] ?[0-9]{1,4}[A-Za-z]?)?"
-_UNITS = rf"(?:{words.UNITS})\.? ?(?:#?[0-9]{{1,5}}[A-Za-z]?|#?[A-Z]\b)"
+_UNITS = rf"(?:(?:{words.UNITS})\.? ?(?:#?[0-9]{{1,5}}[A-Za-z]?|#?[A-Z]\b)|# ?[0-9]{{1,5}})"
 _BEGIN = r"(?<![\w.,:/$€£-])"
 
 _DIRECTION = r"(?:,? (?:[NS][EW]?|[EW]|North|South|East|West)\b\.?)?"
 _NAME = rf"(?P<name>(?:(?:[0-9]{{1,3}}(?:st|nd|rd|th)|{_WORD}) ){{1,4}}?)"
 _STREET = re.compile(rf" {_NAME}(?P<kind>{words.TYPES})\b\.?{_DIRECTION}", re.IGNORECASE)
 _WEAK_STREET = re.compile(rf" {_NAME}(?P<kind>{words.WEAK_TYPES})\b\.?{_DIRECTION}(?=[,\n;)]|\Z)", re.IGNORECASE)
+_WEAKEST_STREET = re.compile(rf" {_NAME}(?P<kind>{words.WEAKEST_TYPES})\b\.?{_DIRECTION}(?=[,\n;)]|\Z)", re.IGNORECASE)
 _FRENCH = re.compile(
     rf"(?: ?bis| ?ter| ?quater)?,? (?:{words.FRENCH}) (?:(?:de|du|des|la|le|les|aux?) |[dl]['’]){{0,3}}(?P<name>{_WORD}(?:[ -]{_WORD})?)",
     re.IGNORECASE,
 )
 _NUMBER_SIGN = re.compile(r"[ ,]{1,2}(?:n[.°ºr]{1,2} ?|no[.:]{1,2} ?|nr\.? ?)?\Z", re.IGNORECASE)
 _NO_HOUSE = frozenset(".:/$€£-_#=")
+_HOUSE_LETTERS = tuple("abcdefghABCDEFGHr")
+_TITLES = ("Dr", "St")
 _ALL_DIGITS = re.compile("[0-9]+")
 _ORDINALS = ("st", "nd", "rd", "th")
 _LINE_ENDS = ("", ",", "-")
@@ -81,7 +84,7 @@ def addresses(text: str, start: int, end: int) -> Iterator[Span]:
     before = text[max(0, start - _WINDOW) : start]
     for seed in _seeds(text, before, start, end):
         begin, stop, confidence = seed
-        left = _LEFT.search(text[max(0, begin - _WINDOW) : begin])
+        left = _LEFT.search(text[max(0, begin - _WINDOW // 2) : begin])
         if left and (len(left[0]) > len(left["name"])) and all(map(_is_capital, left["name"].split())):
             begin -= len(left[0])
         if unit := _UNIT_AFTER.match(text, stop):
@@ -113,26 +116,42 @@ def _seeds(text: str, before: str, start: int, end: int) -> Iterator[tuple[int, 
 
 def _after_house(text: str, before: str, word: str, start: int, end: int) -> Iterator[tuple[int, int, float]]:
     """A house number before the name and type of a street, or before any name where an address is announced."""
-    at = end + (text[end : end + 1].isalpha() and text[end + 1 : end + 2] in " ,")  # 12a
+    at = end + (text[end : end + 1] in _HOUSE_LETTERS and text[end + 1 : end + 2] in (" ", ","))
     if ordinal := _ORDINAL.search(text, start, end) if text[end : end + 2] in _ORDINALS else None:  # 4589 40th Street
         at = ordinal.start()
     if text[at : at + 1] not in (" ", ","):
         return
     one = text[at + 1 : at + 2]
     if one.isupper() or one.isdigit():
-        for street, confidence in ((_STREET, 0.8), (_WEAK_STREET, 0.7)):
+        # A year before a street, as in "the 2008 Wall Street crash", and a title ("20 Ask Dr. No") are no addresses.
+        sure = (not _is_year(text[start:end]) or word == "at") and word not in words.MONTHS
+        for street, confidence in ((_STREET, 0.8), (_WEAK_STREET, 0.7), (_WEAKEST_STREET, 0.4)):
             match = street.match(text, at)
-            if match and (match["kind"].istitle() or street is _STREET and match["kind"].isupper()) and _is_name(match["name"]):
-                yield start, match.end(), confidence
+            if match and (match["kind"].istitle() or (street is _STREET and match["kind"].isupper())) and _is_name(match["name"]):
+                title = match["kind"] in _TITLES and text[match.end() : match.end() + 1] == " "
+                ends = not title and _ends_part(text, match.end())
+                yield start, match.end(), confidence if (sure and not title) or (ends and word not in words.MONTHS) else 0.4
     if (one.isalpha() or one == " ") and (match := _FRENCH.match(text, at)) and match["name"][0].isupper():
         yield start, match.end(), 0.8
-    if word in words.ANNOUNCING and (match := _ANY_NAME.match(text, at)) and _NAMED.search(before):
-        if match["house"] or all(_is_capital(word) for word in match["name"].split()):
-            yield start, match.end(), 0.6
+    named = _ANY_NAME.match(text, at) if word in words.ANNOUNCING and _NAMED.search(before) else None
+    if named and (named["house"] or all(map(_is_capital, named["name"].split()))):
+        yield start, named.end(), 0.6
+
+
+def _ends_part(text: str, at: int) -> bool:
+    return at == len(text) or text[at] in ",\n;)"
+
+
+def _is_year(number: str) -> bool:
+    return len(number) == 4 and number[:2] in ("19", "20")
 
 
 def _is_name(name: str) -> bool:
     return all(_is_capital(word) or word[0].isdigit() for word in name.split())
+
+
+def _is_street_word(word: str) -> bool:
+    return bool(word) and (_is_capital(word) or word[0].isdigit()) and "/" not in word and "," not in word
 
 
 def _is_capital(word: str) -> bool:
@@ -145,7 +164,7 @@ def _before_house(text: str, before: str, word: str, start: int, end: int) -> It
         if match := _BOX.search(before) or _MILITARY.search(before):
             tail = _MILITARY_TAIL.match(text, end)
             yield start - len(match[0]), tail.end() if tail else end, 0.8
-    elif word in words.UNIT_WORDS and (unit := _UNIT_WORD.search(before)):
+    elif word in words.UNITS_ALONE and (unit := _UNIT_WORD.search(before)):
         head = before[: len(before) - len(unit[0])]
         line = _WORDS_WITH_HOUSE.search(head) or _NAME_WITH_HOUSE.search(head)
         if line and ("\n" in line[0] or len(_ALL_DIGITS.findall(line[0])) > 1 or all(_is_capital(word) for word in line[0].split()[1:])):
@@ -153,16 +172,15 @@ def _before_house(text: str, before: str, word: str, start: int, end: int) -> It
         elif (first := _UNIT_FIRST.match(text, start)) and (over := _over_postcode(text, first.end()))[1]:
             yield start - len(unit[0]), over[0], 0.6
     else:
-        line = before[before.rfind("\n") + 1 :]
-        name = _NUMBER_SIGN.sub("", line)
-        if found := _street_with(name, text[start:end]):
+        name = _NUMBER_SIGN.sub("", before[before.rfind("\n") + 1 :])
+        stop = end + (text[end : end + 1].isalpha() and not text[end + 1 : end + 2].isalnum())
+        if found := _street_with(name, _ends_part(text, stop) and end - start < 5 and not _is_year(text[start:end])):
             at, confidence = found
-            stop = end + (text[end : end + 1].isalpha() and not text[end + 1 : end + 2].isalnum())
-            yield start - len(line) + at, stop, confidence
+            yield start - len(before) + before.rfind("\n") + 1 + at, stop, confidence
 
 
-def _street_with(name: str, house: str) -> tuple[int, float] | None:
-    """Where in the words before a house number the street begins, and how sure that is."""
+def _street_with(name: str, ends: bool) -> tuple[int, float] | None:
+    """Where in the words before a house number the street begins, and how sure that is; `ends`: the house number ends its part."""
     parts = name.split()
     if not parts:
         return None
@@ -170,11 +188,10 @@ def _street_with(name: str, house: str) -> tuple[int, float] | None:
     for back in range(2, min(7, len(parts) + 1)):
         kind = parts[-back]
         rest = parts[len(parts) - back + 1 :]
-        if kind.lower() in words.PREFIXES and all((_is_capital(part) or part[0].isdigit()) and "/" not in part for part in rest):
-            year = len(house) == 4 and house[:2] in ("19", "20")
-            return name.rindex(kind), 0.8 if (kind[0].isupper() or kind in words.SURE_PREFIXES) and not year else 0.4
+        if kind.lower() in words.PREFIXES and all(map(_is_street_word, rest[:-1])) and _is_street_word(rest[-1].rstrip(",")):
+            return name.rindex(kind), 0.8 if (kind[0].isupper() and ends) or kind.lower() in words.SURE_PREFIXES else 0.4
     for suffixes, confidence in ((words.SUFFIXES, 0.8), (words.WEAK_SUFFIXES, 0.4)):
-        if last.endswith(suffixes) and not last.endswith(words.ROADS):
+        if last.endswith(suffixes) and last not in words.OTHER_NOUNS:
             alone = last.rstrip(".") in words.ALONE
             if alone and len(parts) == 1:
                 return None
@@ -194,7 +211,7 @@ def _postcode(text: str, before: str, word: str, start: int, end: int) -> Iterat
             yield start - len(line[0]), end, 0.9
     elif digits in (4, 5) and text[end : end + 1] == " " and text[end + 1 : end + 2].isupper() and before[-2:].strip() in _LINE_ENDS:
         line = _STREET_LINE.search(before)
-        no_code = text[start : start + 2] in ("19", "20") if digits == 4 else text[start:end].endswith("000")
+        no_code = _is_year(text[start:end]) or text[start:end].endswith("000")
         if line and not no_code and (name := _capitals(line["name"])):
             yield start - len(line[0]) + line["name"].rindex(name), _over_city(text, end), 0.8 if digits == 5 else 0.5
 
@@ -219,7 +236,7 @@ def _over_postcode(text: str, stop: int) -> tuple[int, bool]:
     even = all(map(_is_capital, place)) or all(map(str.islower, place)) or "\n" in tail["between"]
     if not even or words.MONTHS & {word.lower() for word in place}:
         return stop, False
-    if len(code) == 4 and (place or code[:2] in ("19", "20")):  # a year, more often than a postcode of so few digits
+    if len(code) == 4 and (place or _is_year(code)):  # a year, more often than a postcode of so few digits
         return stop, False
     return (tail.end() if place else _over_city(text, tail.end())), True
 

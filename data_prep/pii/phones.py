@@ -31,27 +31,38 @@ _REGIONS = {
     "ar": ("SA", "EG", "AE"), "fa": ("IR",), "hr": ("HR",), "sl": ("SI",), "sr": ("RS",), "lt": ("LT",), "lv": ("LV",), "et": ("EE",),
 }  # fmt: skip
 
+# What names a number: a noun anywhere before it, a verb right before it or with "at", a letter; or a noun behind it.
 _BEFORE = re.compile(
-    r"(?:(?<![a-z])(?:(?:tele)?phone|tel|telefo|fono?|fone|fax|mobi|m[oó]vil|cell|handy|natel|gsm|whatsapp|viber|signal|sms|call|dial|ring|reach|hotline|"
-    r"toll.?free|answering|contact|text (?:me|us)|rufnummer|durchwahl|anruf|appele|llam|chiam|ligue|bel(?:len)?(?![a-z])|tlf|puh)|telefon|phone|"
-    r"телефон|тел|факс|моб|звон|电话|電話|手机|手機|传真|傳真|전화|팩스|هاتف|تلفن|טלפון|โทร|τηλ)[^\n]{0,30}\Z|"
+    r"(?:(?<![a-z])(?:(?:tele)?phone|t[eé]l|ph|telefo|fono?|fone|fax|mobi|m[oó]vil|cell|handy|natel|gsm|whatsapp|viber|sms|hotline|"
+    r"toll.?free|rufnummer|durchwahl|anruf|appele|llam|chiam|ligue|tlf|puh)|telefon|phone|телефон|тел|факс|моб|звон|电话|電話|手机|手機|"
+    r"传真|傳真|전화|팩스|هاتف|تلفن|טלפון|โทร|τηλ)[^\n]{0,30}\Z|"
+    r"(?<![a-z])(?:call|dial|ring|reach|contact|text|answering|bel(?:len)?)(?:ing)?"
+    r"(?: (?:us|me|him|her|them|now|today)|(?: [^\n.!?]{0,30})?(?: (?:at|on|under|number|line|op)|:))?:?\s?\Z|"
     r"(?:phone|tel|telefon|telefono|fax|mobile|cell|telefax|number|hotline)\.?:?\s*\n\s*\Z|(?<![a-z])[ptfm][:.]\s*\Z"
 )
-_BEHIND = re.compile(r"[\s,;(]{0,2}[-–]?\s?(?:office|fax|mobile|mobil|cell|home|work|landline|toll.?free|tel|büro|privat|dienstlich)\b", re.I)
+_BEHIND = re.compile(
+    r"[\s,;(]{0,2}[-–]?\s?(?:office|fax|mobile|mobil|cell|home|work|landline|toll.?free|tel|büro|privat|dienstlich)\b\.?(?=\s*(?:\Z|[\n,;|\\)]))",
+    re.IGNORECASE,
+)
+_EQUATION = re.compile(r"\s?(?:[=×÷<>]|\*\s?[0-9])")
 _EXTENSION = re.compile(r"(?:\s?(?:x|ext\.?|extn\.?|extension|durchwahl|dw|#)\s?:?\s?[0-9]{1,6})(?![0-9A-Za-z])", re.I)
 _OPENING = re.compile(r"(?:\+ ?\(?|\( ?\+?)\Z")
-_PIECES = re.compile(rf"\s{{2,}}|[{SEPARATORS}]{{3}}|(?<=[0-9])\s?/\s?(?=[0-9]{{5}})|(?<=[0-9])\s(?=\([0-9])|(?<=[0-9]{{4}})\s(?=0[0-9]{{2}})")
+_PIECES = re.compile(
+    rf"\s{{2,}}|[{SEPARATORS}]{{3}}|(?<=[0-9])\s?/\s?(?=[0-9]{{5}})|(?<=[0-9])\s(?=\([0-9])|(?<=[0-9]{{4}})\s(?=0[0-9]{{2}})"
+)
 _DATE = re.compile(
     r"(?:(?:19|20)[0-9]{2}[-./\s]{1,2}[0-9]{1,2}[-./\s]{1,2}[0-9]{1,2}(?![0-9])|[0-9]{1,2}[-./][0-9]{1,2}[-./]\s?(?:(?:19|20)[0-9]{2}|[0-9]{2}\Z)|"
     r"(?:19|20)[0-9]{2}\s?[-–/]\s?(?:(?:19|20)?[0-9]{2})(?![0-9])|(?:19|20)[0-9]{2}(?:0[1-9]|1[0-2])(?:0[1-9]|[12][0-9]|3[01])(?![0-9]))"
 )
-_NO_PHONE = re.compile(r"[0-9]{5}-[0-9]{3,4}\Z|[0-9]{3}-[0-9]{2}-[0-9]{4}\Z|[0-9]{3}-[0-9]{4}\Z|0[0-9](?: [0-9]{2}){2,3}\Z|01 02 03")  # postcodes, calendars
+_NO_PHONE = re.compile(
+    r"[0-9]{5}-[0-9]{3,4}\Z|[0-9]{3}-[0-9]{2}-[0-9]{4}\Z|[0-9]{3}-[0-9]{4}\Z|0[0-9](?: [0-9]{2}){2,3}\Z|01 02 03"
+)  # postcodes, calendars
 _AMOUNT = re.compile(r"[0-9]{1,3}(?:\.[0-9]{3})+(?:-[0-9]*)?\Z|[0-9]+\.[0-9]+\Z|[0-9]{1,3}(?:\.[0-9]{1,3}){3}(?:/[0-9]+)?\Z")
 _WRITTEN = re.compile(
     r"\(?[2-9][0-9]{2}\)?[\s.–-]{1,3}[0-9]{3}[\s.–-]{1,3}[0-9]{4}\Z|1[\s.-][2-9][0-9]{2}[\s.-][0-9]{3}[\s.-][0-9]{4}\Z|"
     r"\(0[0-9]{1,5}\)[\s/–-]{0,3}[0-9][0-9\s.-]{4,}\Z|0[1-9][0-9]{1,4}(?:[\s/–-]{1,3}[0-9]{2,}){1,5}\Z|0[1-9](?:[\s.][0-9]{2}){4}\Z"
 )
-_NOT_BEFORE = frozenset("0123456789$€£¥₹#=&%@_^~<\\|*+§№")
+_NOT_BEFORE = frozenset("0123456789>$€£¥₹#=&%@_^~<\\|*+§№")
 _NOT_BEHIND = frozenset("$€£¥₹%°_@=²³″\"'")
 
 
@@ -61,16 +72,13 @@ def phones(text: str, start: int, end: int, language: str | None = None) -> Iter
     if whole is not None:
         yield whole
         return
-    parts, begin = [], start
-    for match in _PIECES.finditer(text, start, end):
-        parts.append((begin, match.start()))
-        begin = match.end()
-    if parts:
-        for begin, stop in [*parts, (begin, end)]:
-            while begin < stop and text[begin] not in "(0123456789":
-                begin += 1
-            if (span := _phone(text, begin, stop, language)) is not None:
-                yield span
+    cuts = [match.span() for match in _PIECES.finditer(text, start, end)]
+    for cut, (stop, _) in enumerate([*cuts, (end, end)] if cuts else []):
+        begin = cuts[cut - 1][1] if cut else start
+        while begin < stop and text[begin] not in "(0123456789":
+            begin += 1
+        if (span := _phone(text, begin, stop, language)) is not None:
+            yield span
 
 
 def _phone(text: str, start: int, end: int, language: str | None) -> Span | None:
@@ -87,6 +95,9 @@ def _phone(text: str, start: int, end: int, language: str | None) -> Span | None
     stop = extension.end() if extension else end
     behind = text[stop : stop + 1]
     if behind.isalnum() or behind in _NOT_BEHIND or (behind in ":," and text[stop + 1 : stop + 2].isdigit()):
+        return None
+    sum_of_two = text[begin : begin + 2] == "+ " and text[max(0, begin - 2) : begin - 1].isdigit()
+    if sum_of_two or _EQUATION.match(text, stop):
         return None
     number = text[begin:end]
     if _DATE.match(number) or (_AMOUNT.match(number) and digits < 10):

@@ -50,9 +50,7 @@ def scrub(
     """
 
     def found(text: str) -> list[Span]:
-        return find(
-            text, language, kinds=kinds, private_ips=private_ips, min_confidence=min_confidence, names_model=names_model
-        )
+        return find(text, language, kinds=kinds, private_ips=private_ips, min_confidence=min_confidence, names_model=names_model)
 
     spans = found(text)
     match replacement:

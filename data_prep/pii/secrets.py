@@ -40,7 +40,7 @@ _ISSUED = re.compile(
     r"dapi[a-f0-9]{32}"  # Databricks
     r")(?![A-Za-z0-9_])"
 )
-_TOKEN = bytes(ord("x") if chr(byte).isalnum() and byte < 128 or chr(byte) in "_-+/" else ord(" ") for byte in range(256))
+_TOKEN = bytes(ord("x") if (chr(byte).isalnum() and byte < 128) or chr(byte) in "_-+/" else ord(" ") for byte in range(256))
 _TOKEN_CHARACTERS = 20
 # Keys with dots or more around them, and what each holds for certain.
 _ISSUED_IN_PARTS = (
@@ -131,7 +131,8 @@ def _assigned(text: str, match: re.Match[str], bits: float) -> Iterator[Span]:
 
 def _is_reference(value: str) -> bool:
     """Whether a value names where the secret is: a variable, a path, a URL, a word in capitals with underscores."""
-    return value[0] in "$%*/.-@+" or "://" in value or value.replace("_", "").isupper() and value.replace("_", "").isalpha() or "..." in value
+    name = value.replace("_", "")
+    return value[0] in "$%*/.-@+" or "://" in value or "..." in value or (name.isupper() and name.isalpha())
 
 
 def _entropy(value: str) -> float:
