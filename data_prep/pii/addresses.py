@@ -29,7 +29,7 @@ _WINDOW = 90
 
 _WORD = r"[^\W\d_][\w'’.&/-]{0,24}+"
 _QUOTE = r"(?:[>?*•|]{1,3} ?)?"  # what may begin each line of a quoted or listed address
-_BREAK = rf"(?:,? ?\n[ \t]{{0,4}}(?:\n[ \t]{{0,4}})?{_QUOTE}(?:, ?)?|, ?| )"  # between two parts of an address
+_BREAK = rf"(?:,? ?\n[ \t]{{0,4}}(?:\n[ \t]{{0,4}})?{_QUOTE}(?:, ?)?|, ?| {{1,4}})"  # between two parts of an address
 _HOUSE = r"[0-9]{1,5}[A-Za-z]?(?: ?[-–/] ?[0-9]{1,4}[A-Za-z]?)?"
 _UNITS = rf"(?:(?:{words.UNITS})\.? ?(?:#?[0-9]{{1,5}}[A-Za-z]?|#?[A-Z]\b)|# ?[0-9]{{1,5}})"
 _BEGIN = r"(?<![\w.,:/$€£-])"
@@ -49,6 +49,7 @@ _HOUSE_LETTERS = tuple("abcdefghABCDEFGHr")
 _TITLES = ("Dr", "St")
 _ALL_DIGITS = re.compile("[0-9]+")
 _ORDINALS = ("st", "nd", "rd", "th")
+_ALL_SUFFIXES = words.SUFFIXES + words.WEAK_SUFFIXES
 _LINE_ENDS = ("", ",", "-")
 _UNIT_WORD = re.compile(rf"(?<![^\W_])(?:{words.UNITS})\.? ?#?\Z", re.IGNORECASE)
 _UNIT_AFTER = re.compile(rf"{_BREAK}{_UNITS}(?![0-9A-Za-z])", re.IGNORECASE)
@@ -172,33 +173,32 @@ def _before_house(text: str, before: str, word: str, start: int, end: int) -> It
         elif (first := _UNIT_FIRST.match(text, start)) and (over := _over_postcode(text, first.end()))[1]:
             yield start - len(unit[0]), over[0], 0.6
     else:
-        name = _NUMBER_SIGN.sub("", before[before.rfind("\n") + 1 :])
+        line = before[before.rfind("\n") + 1 :]
         stop = end + (text[end : end + 1].isalpha() and not text[end + 1 : end + 2].isalnum())
-        if found := _street_with(name, _ends_part(text, stop) and end - start < 5 and not _is_year(text[start:end])):
+        ends = _ends_part(text, stop) and end - start < 5 and not _is_year(text[start:end])
+        if found := _street_with(_NUMBER_SIGN.sub("", line), ends):
             at, confidence = found
-            yield start - len(before) + before.rfind("\n") + 1 + at, stop, confidence
+            yield start - len(line) + at, stop, confidence
 
 
 def _street_with(name: str, ends: bool) -> tuple[int, float] | None:
     """Where in the words before a house number the street begins, and how sure that is; `ends`: the house number ends its part."""
-    parts = name.split()
-    if not parts:
+    parts = name.split()[-6:]
+    small = [part.lower() for part in parts]
+    if not words.PREFIXES.isdisjoint(small[:-1]):
+        for at in range(len(parts) - 2, -1, -1):
+            rest = parts[at + 1 :]
+            if small[at] in words.PREFIXES and all(map(_is_street_word, rest[:-1])) and _is_street_word(rest[-1].rstrip(",")):
+                return name.rindex(parts[at]), 0.8 if (parts[at][0].isupper() and ends) or small[at] in words.SURE_PREFIXES else 0.4
+    if not parts or not small[-1].endswith(_ALL_SUFFIXES) or small[-1] in words.OTHER_NOUNS:
         return None
-    last = parts[-1].lower()
-    for back in range(2, min(7, len(parts) + 1)):
-        kind = parts[-back]
-        rest = parts[len(parts) - back + 1 :]
-        if kind.lower() in words.PREFIXES and all(map(_is_street_word, rest[:-1])) and _is_street_word(rest[-1].rstrip(",")):
-            return name.rindex(kind), 0.8 if (kind[0].isupper() and ends) or kind.lower() in words.SURE_PREFIXES else 0.4
-    for suffixes, confidence in ((words.SUFFIXES, 0.8), (words.WEAK_SUFFIXES, 0.4)):
-        if last.endswith(suffixes) and last not in words.OTHER_NOUNS:
-            alone = last.rstrip(".") in words.ALONE
-            if alone and len(parts) == 1:
-                return None
-            first = (parts[-2] if alone else parts[-1]).lstrip("„“”\"'‚‘«»([")
-            if first[:1].isupper() and first.lower() not in words.ARTICLES:
-                return name.rindex(first), 0.8 if "-" in first else confidence
-    return None
+    alone = small[-1].rstrip(".") in words.ALONE
+    if alone and len(parts) == 1:
+        return None
+    first = (parts[-2] if alone else parts[-1]).lstrip("„“”\"'‚‘«»([")
+    if not first[:1].isupper() or first.lower() in words.ARTICLES:
+        return None
+    return name.rindex(first), 0.8 if "-" in first or small[-1].endswith(words.SUFFIXES) else 0.4
 
 
 def _postcode(text: str, before: str, word: str, start: int, end: int) -> Iterator[tuple[int, int, float]]:

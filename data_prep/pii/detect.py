@@ -107,7 +107,7 @@ _NUMBERED: frozenset[Kind] = frozenset(("credit_card", "iban", "ssn", "national_
 def _detect_number(text: str, start: int, end: int, settings: _Settings) -> Iterator[Span]:
     """What the number text[start:end] is or belongs to."""
     kinds, characters = settings.kinds, end - start
-    if characters > 5:
+    if characters > 5 and not numbers.is_date(text, start, end):
         if "ip" in kinds and text.count(".", start, end) > 2:
             yield from internet.ipv4(text, start, end, settings.private_ips)
         if "credit_card" in kinds and characters > 11:

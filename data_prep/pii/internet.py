@@ -30,7 +30,8 @@ _LOCAL_CHARACTERS = 64  # RFC 5321, 4.5.3.1.1
 _LABEL = rf"[{_LATIN}](?:[{_LATIN}-]{{0,61}}[{_LATIN}])?"
 _DOMAIN = re.compile(rf"(?:{_LABEL}\.)+(?:xn--[A-Za-z0-9-]+|[A-Za-z]{{2,24}})")
 _FILE_ENDINGS = frozenset(("avif", "css", "gif", "html", "ico", "jpeg", "jpg", "js", "json", "pdf", "php", "png", "svg", "webp"))
-_WRITTEN_AT = re.compile(r"[(\[{<]{1,2} ?(?:at|AT|At|ät|arroba|chez) ?[)\]}>]{1,2}")
+_WRITTEN_AT = re.compile(r"[(\[{<]{1,2} ?(?:at|AT) ?[)\]}>]{1,2}")
+_AT_BRACKET = (re.compile(r"at ?[)\]}>]"), re.compile(r"AT ?[)\]}>]"))  # a pattern that begins with plain text is found fast
 _WRITTEN_DOT = r" ?(?:\.|[(\[{<] ?(?:dot|DOT|Dot|punkt|punto|point) ?[)\]}>]) ?"
 _WRITTEN_DOMAIN = re.compile(rf" ?(?:{_LABEL}{_WRITTEN_DOT}){{1,5}}[A-Za-z]{{2,24}}\b")
 _WRITTEN_LOCAL = re.compile(rf"[{_LATIN}_][{_LATIN}_%+'-]{{0,40}}(?:{_WRITTEN_DOT}[{_LATIN}_%+'-]{{1,40}}){{0,3}} ?\Z")
@@ -62,7 +63,7 @@ def emails(text: str) -> Iterator[Span]:
         ):
             yield Span(at - len(local[0]), domain.end(), "email", 1.0)
         at = text.find("@", at + 1)
-    for match in _WRITTEN_AT.finditer(text):
+    for match in _WRITTEN_AT.finditer(text) if any(sign.search(text) for sign in _AT_BRACKET) else ():
         domain = _WRITTEN_DOMAIN.match(text, match.end())
         local = _WRITTEN_LOCAL.search(text[max(0, match.start() - _LOCAL_CHARACTERS) : match.start()]) if domain else None
         if domain and local:

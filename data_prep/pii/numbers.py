@@ -24,6 +24,8 @@ SEPARATORS = " \xa0\u2009\u202f.()/\\-\u2010-\u2013"
 NUMBER = re.compile(rf"[0-9](?:[{SEPARATORS}]{{0,4}}+[0-9])*+")
 WORDS_CHARACTERS = 40  # how far before a number the word that names it may stand
 
+_DATE = re.compile(r"(?:(?:19|20)[0-9]{2}[-./][0-9]{1,2}[-./][0-9]{1,2}|[0-9]{1,2}[-./][0-9]{1,2}[-./](?:19|20)[0-9]{2})(?: [0-9]{1,2})?")
+
 _CARD = re.compile(
     r"(?<![0-9])(?<![0-9][.,])(?:[0-9]{4}([ \xa0-]?)(?:[0-9]{4}\1[0-9]{4}\1[0-9]{1,7}|[0-9]{6}\1[0-9]{4,5})|[0-9]{12})(?![0-9])"
 )
@@ -68,6 +70,11 @@ def words_before(text: str, start: int) -> str:
 
 
 _LAST_DIGIT = re.compile(r"[0-9](?=[^0-9]*\Z)")
+
+
+def is_date(text: str, start: int, end: int) -> bool:
+    """Whether the number text[start:end] is a date with the year in four digits, also with an hour: most long numbers are."""
+    return end - start < 15 and bool(_DATE.fullmatch(text, start, end))
 
 
 def cards(text: str, start: int, end: int) -> Iterator[Span]:

@@ -33,8 +33,9 @@ _REGIONS = {
 
 # What names a number: a noun anywhere before it, a verb right before it or with "at", a letter; or a noun behind it.
 _BEFORE = re.compile(
-    r"(?:(?<![a-z])(?:(?:tele)?phone|t[eé]l|ph|telefo|fono?|fone|fax|mobi|m[oó]vil|cell|handy|natel|gsm|whatsapp|viber|sms|hotline|"
-    r"toll.?free|rufnummer|durchwahl|anruf|appele|llam|chiam|ligue|tlf|puh)|telefon|phone|телефон|тел|факс|моб|звон|电话|電話|手机|手機|"
+    r"(?:(?<![a-z])(?:(?:tele)?phone|(?:t[eé]l|ph|fon|cell)(?![a-z])|t[eé]l[eé]f|fono|fone|fax|mobil|m[oó]vil|cellular|handy|natel|gsm|"
+    r"whatsapp|viber|sms|hotline|toll.?free|rufnummer|durchwahl|anruf|appele|llam|chiam|ligue|tlf|puh)|telefon|телефон|тел|факс|моб|звон|"
+    r"电话|電話|手机|手機|"
     r"传真|傳真|전화|팩스|هاتف|تلفن|טלפון|โทร|τηλ)[^\n]{0,30}\Z|"
     r"(?<![a-z])(?:call|dial|ring|reach|contact|text|answering|bel(?:len)?)(?:ing)?"
     r"(?: (?:us|me|him|her|them|now|today)|(?: [^\n.!?]{0,30})?(?: (?:at|on|under|number|line|op)|:))?:?\s?\Z|"

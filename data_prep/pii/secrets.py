@@ -73,32 +73,36 @@ def secrets(text: str) -> Iterator[Span]:
     # Long tokens are found in an image of the text in which all of their characters are the same.
     image = text.encode("latin-1", "replace").translate(_TOKEN)
     at = image.find(b"x" * _TOKEN_CHARACTERS)
+    if at >= 0:  # all but assigned secrets hold one
+        yield from _issued_in_parts(text)
+        yield from _key_blocks(text)
     while at >= 0:
         end = image.find(b" ", at)
         end = end if end >= 0 else len(image)
         for match in _ISSUED.finditer(text, at, end):
             yield Span(match.start(), match.end(), "secret", 1.0)
         at = image.find(b"x" * _TOKEN_CHARACTERS, end)
-    for sign, form in _ISSUED_IN_PARTS:
-        if sign in text:
-            for match in form.finditer(text):
-                yield Span(match.start(), match.end(), "secret", 1.0)
-    if _KEY_BLOCK in text:
-        yield from _key_blocks(text)
-    if "eyJ" in text:
-        for match in _JWT.finditer(text):
-            if _is_jwt_header(match[0].partition(".")[0]):
-                yield Span(match.start(), match.end(), "secret", 1.0)
-    if "Bearer " in text:
-        for match in _BEARER.finditer(text):
-            if _entropy(match[1]) >= 3 and not _WORD.match(match[1]):
-                yield Span(match.start(1), match.end(1), "secret", 0.8)
     for match in _ASSIGNED.finditer(text):
         if name := _NAME.search(text[max(0, match.start() - 40) : match.start()]):
             yield from _assigned(text, match, 2.5 if name["name"][0] in "pP" else 3.0)
 
 
+def _issued_in_parts(text: str) -> Iterator[Span]:
+    for sign, form in _ISSUED_IN_PARTS:
+        if sign in text:
+            for match in form.finditer(text):
+                yield Span(match.start(), match.end(), "secret", 1.0)
+    for match in _JWT.finditer(text) if "eyJ" in text else ():
+        if _is_jwt_header(match[0].partition(".")[0]):
+            yield Span(match.start(), match.end(), "secret", 1.0)
+    for match in _BEARER.finditer(text) if "Bearer " in text else ():
+        if _entropy(match[1]) >= 3 and not _WORD.match(match[1]):
+            yield Span(match.start(1), match.end(1), "secret", 0.8)
+
+
 def _key_blocks(text: str) -> Iterator[Span]:
+    if _KEY_BLOCK not in text:
+        return
     ends = [match.end() for match in _KEY_END.finditer(text)]
     index = stop = 0
     for begin in _KEY_BEGIN.finditer(text):
