@@ -106,7 +106,8 @@ def _seeds(text: str, before: str, start: int, end: int) -> Iterator[tuple[int, 
             yield british.start(), british.end(), 0.8
         return
     # The word before the number says which of the patterns are worth trying.
-    word = next(iter(before[-24:].rstrip(" .,:#°º\n\t").rsplit(None, 1)[-1:]), "").lstrip(">?*•|([").lower()
+    tail = before[-24:].rstrip(" .,:#°º\n\t")
+    word = tail[max(tail.rfind(" "), tail.rfind("\n")) + 1 :].lstrip(">?*•|([").lower()
     behind = text[end : end + 1]
     if (behind in (" ", ",") or behind.isalpha()) and last not in _NO_HOUSE:
         yield from _after_house(text, before, word, start, end)

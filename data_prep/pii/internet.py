@@ -1,7 +1,7 @@
 """E-mail addresses, public IP addresses, and names with passwords in URLs, found by form alone.
 
-EMAIL        local part, `@`, a domain with a top-level domain of letters; Latin letters only. File names such as `logo@2x.png` are
-             none. Also with `@` and dots written out in brackets: `joe (at) example [dot] org`.
+EMAIL        local part, `@`, a domain with a top-level domain of letters; Latin letters only. File names such as `logo@2x.png` and
+             `git@` are none. Also with `@` and dots written out in brackets: `joe (at) example [dot] org`.
 IP           an address of the public Internet, as `ipaddress` knows it: private, loopback, link-local, documentation and multicast
              addresses name nobody and stay. Private and link-local ones are found if asked for.
              IPv4: four decimal numbers up to 255 without leading zeros, and no part of a longer dotted number or of a word
@@ -44,6 +44,7 @@ _IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]++(\w?)")
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
 _PRIVATE = [ipaddress.ip_network(n) for n in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "fc00::/7", "fe80::/10")]
 
+_USERINFO_CHARACTERS = 400
 _PASSWORD = re.compile(r"://[^\s/@:]{1,128}:[^\s/@]{1,256}\Z")  # what stands before the `@` of a URL with a password
 _EXAMPLES = frozenset(("user", "username", "name", "login", "pass", "passwd", "password", "pwd", "secret", "token", "xxx", "xxxx"))
 _USERINFO = re.compile(r"://([^\s/@:\[\]\"'<>?#]{1,128}:[^\s/@\"'<>?#\[\]]{1,256})@(?=[\w\[])")
@@ -68,6 +69,12 @@ def emails(text: str) -> Iterator[Span]:
         local = _WRITTEN_LOCAL.search(text[max(0, match.start() - _LOCAL_CHARACTERS) : match.start()]) if domain else None
         if domain and local:
             yield Span(match.start() - len(local[0]), domain.end(), "email", 0.9)
+
+
+def _is_address(text: str, at: int, local: str, domain: str) -> bool:
+    """Whether local@domain, by its form an e-mail address, is no file, no repository and no end of a URL's password."""
+    file = domain.rpartition(".")[2].lower() in _FILE_ENDINGS
+    return not (file or local == "git" or _PASSWORD.search(text[max(0, at - _USERINFO_CHARACTERS) : at]))
 
 
 def credentials(text: str) -> Iterator[Span]:
@@ -119,4 +126,8 @@ def _wanted(address: ipaddress.IPv4Address | ipaddress.IPv6Address, private: boo
 
 
 def _is_version(text: str, start: int, address: ipaddress.IPv4Address) -> bool:
-    return address.is_global and max(address.packed) < _VERSION_NUMBERS_BELOW and not _IP_WORDS.search(words_before(text, start))
+    return (
+        address.is_global
+        and max(address.packed) < _VERSION_NUMBERS_BELOW
+        and not _IP_WORDS.search(words_before(text, start).rpartition("\n")[2])
+    )

@@ -108,10 +108,11 @@ def test_personal_data_is_replaced(text: str, scrubbed: str) -> None:
     "text",
     [
         "@joe, joe@, joe@localhost, a @ b.com",
-        "logo@2x.png git@style.css, at (at) all",
+        "logo@2x.png git@style.css, at (at) all, git@salsa.debian.org:ddp-team/faq.git",
         "10.0.0.1 192.168.1.1 127.0.0.1 169.254.1.1 192.0.2.7 224.0.0.1 0.0.0.0",
         "1.2.3.4.5, 300.1.1.1, 93.184.216.034, v93.184.216.34, 93.184.216.34x",
         "14.5.4.3. Installing\n  9.2.1.2 Certificates, see Section 9.2.1.4, TWRP 2.8.6.0",
+        "the server package only.\n\n9.2.1.1. Authentication",
         "add::bad std::vector a::b ::1 fe80::1 2001:db8::1",
         "12:30:45 10:20 00:1a:2b:3c:4d:5e",
         "ftp://user:password@host/file https://example.org:8080/@joe",
