@@ -1,116 +1,127 @@
-"""Personal data in text: e-mail addresses and public IP addresses, found by form alone, and replaced by typed placeholders.
+"""Personal data in a text, of all kinds: one pass over its numbers, and one over its letters for each kind that needs it.
 
-EMAIL  local part, `@`, a domain with a top-level domain of letters; Latin letters only. File names such as `logo@2x.png` are none.
-IP     an address of the public Internet, as `ipaddress` knows it: private, loopback, link-local, documentation and multicast addresses
-       name nobody and stay.
-       IPv4: four decimal numbers up to 255 without leading zeros, and no part of a longer dotted number or of a word (`v1.2.3.4`).
-       Four numbers below 32 that begin a line are taken for a section ("14.5.4.3. Installing"): one address in 4,096 has such numbers.
-       IPv6: all eight groups, or shortened with `::` and inside the allocated 2000::/3, since `add::bad` is C++ more often than an address.
-
-Confidence is that of the form: 1 where it can hardly be anything else, 0.8 for IPv4 (four numbers can also be a version).
-Placeholders are `[EMAIL]` and `[IP]`: no form of an address, no markup, no control token. What touches a placeholder is left alone,
-so scrubbing twice is scrubbing once.
+Most kinds are numbers or hold one, so every number of the text is found once and shown to all detectors of such kinds. The text
+between two findings, or between placeholders, is read on its own: what touches a placeholder is no finding, and what stands before
+it says nothing about what stands behind it. So scrubbing a scrubbed text changes nothing.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
 
-Kind = Literal["email", "ip"]
-PLACEHOLDERS: dict[Kind, str] = {"email": "[EMAIL]", "ip": "[IP]"}
+from data_prep.pii import addresses, identities, internet, names, numbers, phones, secrets
+from data_prep.pii.spans import DEFAULT_KINDS, PLACEHOLDER, Kind, Span, resolve
 
-_LATIN = "A-Za-z0-9À-ÖØ-öø-ɏ"
-_LOCAL = re.compile(rf"[{_LATIN}_][{_LATIN}_%+'-]*(?:\.[{_LATIN}_%+'-]+)*\Z")
-_LOCAL_CHARACTERS = 64  # RFC 5321, 4.5.3.1.1
-_LABEL = rf"[{_LATIN}](?:[{_LATIN}-]{{0,61}}[{_LATIN}])?"
-_DOMAIN = re.compile(rf"(?:{_LABEL}\.)+(?:xn--[A-Za-z0-9-]+|[A-Za-z]{{2,24}})")
-_FILE_ENDINGS = frozenset(("avif", "css", "gif", "html", "ico", "jpeg", "jpg", "js", "json", "pdf", "php", "png", "svg", "webp"))
-_SECTION_NUMBERS_BELOW = 32
-_IPV4 = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
-_TWO_COLONS = re.compile(r":[0-9A-Fa-f]{0,4}:")
-_IPV6 = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:]++(\w?)")
-_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+MIN_CONFIDENCE = 0.5
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Span:
-    """text[start:end] is personal data of this kind; offsets in characters, confidence 0 to 1."""
+def find(
+    text: str,
+    language: str | None = None,
+    *,
+    kinds: Collection[Kind] = DEFAULT_KINDS,
+    private_ips: bool = False,
+    min_confidence: float = MIN_CONFIDENCE,
+    names_model: str = names.MODEL,
+) -> list[Span]:
+    """The personal data of a text, in order and without overlaps.
+
+    language        ISO 639-1 code: whose telephone numbers those without a country may be, and of what language the names are;
+                    None: numbers of ten large countries, English names
+    kinds           what to look for; `name` needs the extra `names`
+    private_ips     also addresses of private networks
+    min_confidence  spans below it are left out
+    names_model     spaCy model of the names, a package or a folder
+
+    >>> [(span.kind, span.start, span.end) for span in find("Mail joe@example.org or call +44 20 7946 0958.")]
+    [('email', 5, 20), ('phone', 29, 45)]
+    """
+    settings = _Settings(language, frozenset(kinds), private_ips, names_model)
+    found: list[Span] = []
+    todo = list(_gaps(text, _Stretch(0, len(text), False, False), (match.span() for match in PLACEHOLDER.finditer(text))))
+    while todo:
+        stretch = todo.pop()
+        inner = text[stretch.start : stretch.end]
+        spans = [
+            replace(span, start=span.start + stretch.start, end=span.end + stretch.start)
+            for span in resolve(inner, (span for span in _detect(inner, settings) if span.confidence >= min_confidence))
+            if not (stretch.cut_before and span.start == 0) and not (stretch.cut_behind and span.end == len(inner))
+        ]
+        if spans:
+            found += spans
+            todo += _gaps(text, stretch, ((span.start, span.end) for span in spans))
+    return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    language: str | None
+    kinds: frozenset[Kind]
+    private_ips: bool
+    names_model: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """text[start:end], and whether a placeholder or a finding stands right before and right behind it."""
 
     start: int
     end: int
-    kind: Kind
-    confidence: float
+    cut_before: bool
+    cut_behind: bool
 
 
-def find(text: str) -> list[Span]:
-    """The personal data of a text, in order and without overlaps: what overlaps becomes one span of the first one's kind."""
-    spans: list[Span] = []
-    for span in sorted([*_emails(text), *_ipv4(text), *_ipv6(text)]):
-        if _touches_placeholder(text, span):
-            continue
-        if spans and span.start < spans[-1].end:
-            spans[-1] = replace(spans[-1], end=max(spans[-1].end, span.end))
-        else:
-            spans.append(span)
-    return spans
+def _gaps(text: str, stretch: _Stretch, cuts: Iterable[tuple[int, int]]) -> Iterator[_Stretch]:
+    """What is left of a stretch between the cuts, as far as it holds a letter or digit."""
+    start, cut_before = stretch.start, stretch.cut_before
+    for begin, end in cuts:
+        if any(map(str.isalnum, text[start:begin])):
+            yield _Stretch(start, begin, cut_before, True)
+        start, cut_before = end, True
+    if any(map(str.isalnum, text[start : stretch.end])):
+        yield _Stretch(start, stretch.end, cut_before, stretch.cut_behind)
 
 
-def scrub(text: str) -> tuple[str, list[Span]]:
-    """(the text with every span replaced by its placeholder, the spans in the text as it was)."""
-    spans = find(text)
-    parts, end = [], 0
-    for span in spans:
-        parts += [text[end : span.start], PLACEHOLDERS[span.kind]]
-        end = span.end
-    return "".join([*parts, text[end:]]), spans
+def _detect(text: str, settings: _Settings) -> Iterator[Span]:
+    """All spans that the detectors see, overlapping and in no order."""
+    kinds, private_ips = settings.kinds, settings.private_ips
+    if "email" in kinds:
+        yield from internet.emails(text)
+    if "credentials" in kinds:
+        yield from internet.credentials(text)
+    if "ip" in kinds:
+        yield from internet.ipv6(text, private_ips)
+    if "secret" in kinds:
+        yield from secrets.secrets(text)
+    if "name" in kinds:
+        yield from names.names(text, settings.language or "en", settings.names_model)
+    if kinds & _NUMBERED:
+        for match in numbers.NUMBER.finditer(text):
+            yield from _detect_number(text, match.start(), match.end(), settings)
 
 
-def _emails(text: str) -> Iterator[Span]:
-    at = text.find("@")
-    while at >= 0:
-        domain = _DOMAIN.match(text, at + 1)
-        local = _LOCAL.search(text[max(0, at - _LOCAL_CHARACTERS) : at]) if domain else None
-        if domain and local and domain[0].rsplit(".", 1)[1].lower() not in _FILE_ENDINGS:
-            yield Span(at - len(local[0]), domain.end(), "email", 1.0)
-        at = text.find("@", at + 1)
+_NUMBERED: frozenset[Kind] = frozenset(("credit_card", "iban", "ssn", "national_id", "ip", "phone", "address"))
 
 
-def _ipv4(text: str) -> Iterator[Span]:
-    for match in _IPV4.finditer(text):
-        try:
-            address = ipaddress.IPv4Address(match[0])
-        except ValueError:
-            continue
-        if address.is_global and not address.is_multicast and not _is_section(text, match.start(), address):
-            yield Span(match.start(), match.end(), "ip", 0.8)
-
-
-def _is_section(text: str, start: int, address: ipaddress.IPv4Address) -> bool:
-    begins_line = not text[text.rfind("\n", 0, start) + 1 : start].strip()
-    return begins_line and max(address.packed) < _SECTION_NUMBERS_BELOW
-
-
-def _ipv6(text: str) -> Iterator[Span]:
-    if not _TWO_COLONS.search(text):
-        return
-    for match in _IPV6.finditer(text):
-        form = text[match.start() : match.start(1)]
-        if match[1]:  # what follows the last colon belongs to a word
-            form = form[: form.rindex(":") + 1]
-        if not form.endswith("::"):
-            form = form.removesuffix(":")
-        try:
-            address = ipaddress.IPv6Address(form)
-        except ValueError:
-            continue
-        whole = form.count(":") == 7 and "::" not in form
-        if address.is_global and not address.is_multicast and (whole or address in _GLOBAL_UNICAST):
-            yield Span(match.start(), match.start() + len(form), "ip", 1.0)
-
-
-def _touches_placeholder(text: str, span: Span) -> bool:
-    return any(text.endswith(word, 0, span.start) or text.startswith(word, span.end) for word in PLACEHOLDERS.values())
+def _detect_number(text: str, start: int, end: int, settings: _Settings) -> Iterator[Span]:
+    """What the number text[start:end] is or belongs to."""
+    kinds, characters = settings.kinds, end - start
+    if characters > 5 and not numbers.is_date(text, start, end):
+        if "ip" in kinds and text.count(".", start, end) > 2:
+            yield from internet.ipv4(text, start, end, settings.private_ips)
+        if "credit_card" in kinds and characters > 11:
+            yield from numbers.cards(text, start, end)
+        if "ssn" in kinds and characters > 8:
+            yield from numbers.ssns(text, start, end)
+        if "national_id" in kinds:
+            yield from identities.identities(text, start, end)
+        if "phone" in kinds:
+            yield from phones.phones(text, start, end, settings.language)
+    if text[start - 1 : start].isalpha():
+        if "iban" in kinds:
+            yield from numbers.iban(text, start)
+        if "national_id" in kinds and text[max(0, start - 4) : start].isupper():
+            yield from identities.lettered_identities(text, start, end)
+    if "address" in kinds:
+        yield from addresses.addresses(text, start, end)

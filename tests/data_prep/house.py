@@ -55,7 +55,7 @@ class House:
     def artifact(self, stage: str, folder: Path, files: Sequence[File], **manifest: Any) -> Artifact:
         return Artifact(stage, folder.name.ljust(64, "0"), "d" * 64, str(folder), tuple(files), manifest)
 
-    def run(self, stage: Stage, params: Any, run: Any = None, **inputs: Artifact) -> Artifact:
+    def run(self, stage: Stage, params: Any, run: Any = None, sources: Sequence[File] = (), **inputs: Artifact) -> Artifact:
         """Run a stage as the runner does, check that it lost no record, and note how many shards it had to compute."""
 
         def connect() -> None:
@@ -71,7 +71,7 @@ class House:
             stage=stage,
             fingerprint=own.name.ljust(64, "0"),
             inputs=inputs,
-            sources=(),
+            sources=sources,
             run=run or stage.run(),
             directory=str(own),
             pool=self.root / "pools" / stage.name,
