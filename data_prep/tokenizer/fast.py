@@ -18,7 +18,7 @@ from data_prep.tokenizer.training import SPACE_MARK
 from data_prep.tokenizer.vocabulary import merges, pieces
 
 NEWLINE = "\n"
-REMEMBERED_BYTES = 64 << 20  # of text, then it begins anew: its own limit would let it grow beyond a gigabyte
+REMEMBERED_BYTES = 128 << 20  # of text, then it begins anew: its own limit lets it grow beyond a gigabyte
 
 
 def fast_encoder(model: bytes) -> bytes:
