@@ -74,7 +74,8 @@ def encoders(model: bytes) -> dict[str, Callable[[], Encoder]]:
     def kitoken() -> Encoder:
         from kitoken import Kitoken
 
-        return Kitoken.from_sentencepiece(model).encode_all
+        encode: Encoder = Kitoken.from_sentencepiece(model).encode_all
+        return encode
 
     def own(arrays: bool) -> Encoder:
         tokenizer = Tokenizer.from_model(model, encoder)

@@ -29,7 +29,7 @@ _PARAGRAPH_BREAK = re.compile(r"\n[^\S\n]*\n\s*")
 _SENTENCE_END = re.compile("(?<![.!?…])[.!?…]++[\"'”’»)\\]]*+(?=\\s)|[。！？｡．।॥؟۔։።၊။]+[\"'”’»)\\]」』）]*")
 
 # Thai, Lao, Burmese, Khmer, kana, Han with its extensions. Their marks are left to `_marks`.
-_UNSPACED = (
+UNSPACED = (
     "\u0e00-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e80-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6\u1000-\u102a\u1780-\u17b3"
     "\u3005-\u3007\u3041-\u3096\u309d-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"
 )
@@ -79,12 +79,12 @@ def _sentences(line: str) -> Iterator[str]:
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     """(words of most text, what makes the general pattern necessary, words of any text)."""
     marks = _marks() + _JOINERS
-    letter = rf"[^\W{_UNSPACED}]"
+    letter = rf"[^\W{UNSPACED}]"
     word = rf"{letter}(?:{letter}++|[{marks}]++)*+"
     inside, symbol = r"(?:['’.]|(?<=\d)[,:](?=\d))", r"\.+|-+|=+|\*+|#+|[^\w\s]"
     simple = rf"\w+(?:{inside}\w+)*|{symbol}"
-    general = rf"{word}(?:{inside}{word})*|[{_UNSPACED}][{marks}]*|{symbol}"
-    return re.compile(simple), re.compile(rf"[{_UNSPACED}{marks}]"), re.compile(general)
+    general = rf"{word}(?:{inside}{word})*|[{UNSPACED}][{marks}]*|{symbol}"
+    return re.compile(simple), re.compile(rf"[{UNSPACED}{marks}]"), re.compile(general)
 
 
 def _marks() -> str:

@@ -188,6 +188,18 @@ def open_shards(files: Sequence[File]) -> list[TokenShard]:
     return shards
 
 
+def count_tokens(files: Sequence[File]) -> int:
+    """The tokens in the shards among these files, from the size of each `.bin` and the first bytes of its `.idx`."""
+    indexes = {file.name: file.path for file in files if file.name.endswith(".idx")}
+    tokens = 0
+    for file in files:
+        if file.name.endswith(".bin"):
+            with open(indexes[file.name.removesuffix(".bin") + ".idx"], "rb") as stream:
+                *_, code, _, _ = HEADER.unpack(stream.read(HEADER.size))
+            tokens += file.bytes // TYPES[code].itemsize
+    return tokens
+
+
 def _read_index(path: str) -> tuple[np.dtype[Any], NDArray[np.int32], NDArray[np.int64]]:
     """The ids' type, the sequences' lengths and the documents' first sequences, all consistent."""
     try:

@@ -33,6 +33,7 @@ class Sources:
 
     pages: Annotated[tuple[str, ...], Meta(description="WARC files, or JSONL files of texts; plain or gzip")] = ()
     blocklists: Annotated[tuple[str, ...], Meta(description="lists of hosts whose pages are rejected")] = ()
+    evaluations: Annotated[tuple[str, ...], Meta(description="evaluation sets whose examples are kept out of the corpus")] = ()
     conversations: Annotated[tuple[str, ...], Meta(description="JSONL files of messages, for sft")] = ()
     preferences: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with a chosen and a rejected answer, for dpo")] = ()
     prompts: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with the one right answer, for grpo and evaluate")] = ()
@@ -121,10 +122,12 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
 
 
 def register_resolvers() -> None:
-    """What the YAML files may call: `${concat:…}` joins lists, `${scratch:…}` is a temporary folder of this user's own."""
+    """What the YAML files may call: `${concat:…}` joins lists, `${given:…}` is none for an empty list (a stage that may go without),
+    `${scratch:…}` is a temporary folder of this user's own."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("scratch", lambda name: f"{tempfile.gettempdir()}/{name}-{os.getuid()}", replace=True)
+    OmegaConf.register_new_resolver("given", lambda value: value or None, replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [item for part in lists for item in part], replace=True)
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,14 +14,13 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 
-from data_prep.documents import Document, DocumentWriter
+from data_prep.documents import Document
 from data_prep.stages import TokenizeParams, TokenizerParams, tokenize, tokenize_shard, tokenizer
 from data_prep.stages.tokens import _sampled
 from data_prep.token_shards import TokenShard, open_shards, read_index
 from data_prep.tokenizer import Tokenizer
-from pipeline.lease import acquire
-from pipeline.progress import Progress
-from pipeline.stage import Artifact, Counts, File, MapRun, Shard, Stage, StageContext, Trajectory, Unit, UserError
+from pipeline.stage import Artifact, Counts, File, Shard, Unit, UserError
+from tests.data_prep.contexts import context, corpus, published, write_documents
 
 VOCABULARY = TokenizerParams(vocab_size=340, sample_bytes=20_000)
 
@@ -39,63 +38,8 @@ def tale(number: int) -> str:
 DOCUMENTS = [Document(identity(number), "", tale(number), "", f"x#{number}") for number in range(300)]
 
 
-def write_documents(path: Path, documents: Sequence[Document]) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with DocumentWriter(path) as writer:
-        for document in documents:
-            writer.write(document)
-    return path
-
-
-def corpus(directory: Path, *parts: Sequence[Document]) -> Artifact:
-    files = []
-    for number, part in enumerate(parts):
-        path = write_documents(directory / f"part-{number}.parquet", part)
-        files.append(File.of(f"documents/part-{number}.parquet", path, len(part)))
-    return Artifact("scrub", "f" * 64, "d" * 64, str(directory), tuple(files), {})
-
-
-def context(stage: Stage, root: Path, **inputs: Artifact) -> StageContext:
-    """A context over a folder, as the runner makes one. Only a stage that maps over shards starts Ray."""
-
-    def connect() -> None:
-        from pipeline.cluster import ClusterConfig, connect
-
-        connect(ClusterConfig(cpus=1))
-
-    own = root / "own"
-    own.mkdir(parents=True)
-    lease = acquire(root / "lease", lambda owner: None)
-    lease.release()
-    return StageContext(
-        stage=stage,
-        fingerprint="a" * 64,
-        inputs=inputs,
-        sources=(),
-        run=MapRun(),
-        directory=str(own),
-        pool=root / "pool",
-        fence=lease.fence,
-        trajectory=Trajectory(str(root / "trajectory"), "a" * 16, lease.fence),
-        progress=Progress(str(root / "events.jsonl"), stage.name),
-        connect=connect,
-    )
-
-
-def published(ctx: StageContext) -> Artifact:
-    return Artifact(ctx.stage.name, ctx.fingerprint, "d" * 64, ctx.directory, tuple(ctx.published), {})
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    yield
-    import ray
-
-    ray.shutdown()
-
-
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def trained(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Artifact:
     root = tmp_path_factory.mktemp("tokenizer")
     ctx = context(tokenizer, root / "stage", corpus=corpus(root / "corpus", DOCUMENTS[:100], DOCUMENTS[100:]))
     metrics = tokenizer(ctx, VOCABULARY)
