@@ -151,6 +151,10 @@ class Index:
         """[hits, 3] record, first word and end of each n-gram of one length that the index holds."""
         places = np.flatnonzero(self._filter.may_hold(keys))
         low = np.searchsorted(self._keys, keys[places])
+        held = self._keys[np.minimum(low, len(self._keys) - 1)] == keys[places]
+        places, low = places[held], low[held]
+        if not len(places):
+            return np.zeros((0, 3), np.int64)
         high = np.searchsorted(self._keys, keys[places], side="right")
         places, entries = np.repeat(places, high - low), _ranges(low, high)
         checks = _rolled_at(hashes, places, length, _MULTIPLIERS[1])
@@ -178,7 +182,7 @@ class _Filter:
     """A set of bits that tells most keys that an index does not hold; small enough for the processor's caches."""
 
     def __init__(self, keys: Hashes) -> None:
-        bits = min(26, max(10, (32 * len(keys)).bit_length()))
+        bits = min(26, max(10, (128 * len(keys)).bit_length()))
         self._shift = np.uint64(64 - bits)
         held = np.zeros(1 << bits, np.bool_)
         held[keys >> self._shift] = True

@@ -91,8 +91,8 @@ class MixedIndex:
 
     def rows(self, numbers: Sequence[int]) -> Rows:
         """The rows of these numbers, in the order given."""
-        places = [self._mixture.place(number) for number in numbers]
-        parts = [self._indexes[corpus].rows([row]) for corpus, row in places]
+        places = map(self._mixture.place, numbers)
+        parts = [self._indexes[0].rows([]), *(self._indexes[corpus].rows([row]) for corpus, row in places)]
         return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("inputs", "targets", "documents")))
 
 
