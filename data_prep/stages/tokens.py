@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,10 +44,7 @@ class TokenizerParams:
 
 def measure_shard(shard: Shard) -> ShardResult:
     """One file of documents to the bytes of its texts by language, as metrics."""
-    sizes: dict[str, float] = {}
-    for text in _texts(shard.unit):
-        sizes[text.language] = sizes.get(text.language, 0) + len(text.text.encode())
-    return ShardResult(metrics=dict(sorted(sizes.items())))
+    return ShardResult(metrics=dict(sorted(_sizes([shard.unit]).items())))
 
 
 def draw_shard(shard: Shard) -> ShardResult:
@@ -64,6 +62,11 @@ def draw_shard(shard: Shard) -> ShardResult:
 
 
 DRAWN = ("id", "language", "text")
+
+
+def _all_texts(units: Sequence[Unit]) -> Iterator[Text]:
+    for unit in units:
+        yield from _texts(unit)
 
 
 def _texts(unit: Unit) -> Iterator[Text]:
@@ -122,37 +125,52 @@ def tokenizer(ctx: StageContext, params: TokenizerParams) -> Metrics:
 
 def _sampled(ctx: StageContext, params: TokenizerParams) -> tuple[list[Text], list[Text]]:
     """The texts to train on, in the order of their hashes, and others, of which the tokenizer knows nothing."""
-    from data_prep.documents import read_batches
-    from data_prep.tokenizer.sampling import HashPrefix, Recipe, Text, in_hash_order
+    from data_prep.tokenizer.sampling import HashPrefix, Recipe, in_hash_order
 
     recipe = Recipe(params.sample_bytes, params.weights, params.language_weights)
     corpora = {role: _units(ctx, role, bool(params.language_weights)) for role in sorted(ctx.inputs) if not role.endswith("scores")}
     if unknown := sorted({*params.weights} - {*corpora}):
         raise UserError(f"tokenizer.weights.{unknown[0]}: there is no such corpus in tokenizer.needs, which has {', '.join(corpora)}")
+    stored = sum(file.bytes for role in corpora for file in ctx.inputs[role].select("documents"))
+    small = stored <= params.sample_bytes  # hardly more text than is wanted: read here, sooner than any task could begin
     sizes = {
         (role, language): int(size)
         for role, units in corpora.items()
-        for language, size in ctx.map_shards(measure_shard, units).metrics.items()
+        for language, size in (_sizes(units) if small else ctx.map_shards(measure_shard, units).metrics).items()
     }
+    wanted = recipe.wanted(sizes)
     training: list[Text] = []
     held_out: list[Text] = []
-    wanted = recipe.wanted(sizes)
     for role, units in corpora.items():
-        available: dict[str, int] = {}
+        available: Counter[str] = Counter()
         for (corpus, language), size in sizes.items():
-            if corpus == role:
-                available[recipe.group(language)] = available.get(recipe.group(language), 0) + size
+            available[recipe.group(language)] += size * (corpus == role)
         prefixes = {group: HashPrefix(size + HELD_OUT_BYTES) for (corpus, group), size in wanted.items() if corpus == role}
         shares = {group: min(1.0, MARGIN * (wanted[role, group] + HELD_OUT_BYTES) / available[group]) for group in prefixes}
-        for file in ctx.map_shards(draw_shard, [replace(unit, argument=shares) for unit in units]).files:
-            for batch in read_batches(file.path, DRAWN):
-                for text in map(Text, *(batch.column(name).to_pylist() for name in DRAWN)):
-                    prefixes[recipe.group(text.language)].add(text)
+        for text in _all_texts(units) if small else _drawn(ctx, units, shares):
+            if recipe.group(text.language) in prefixes:
+                prefixes[recipe.group(text.language)].add(text)
         for group, prefix in prefixes.items():
             first, rest = prefix.divided(wanted[role, group])
             training += first
             held_out += rest
     return in_hash_order(training), in_hash_order(held_out)
+
+
+def _sizes(units: Sequence[Unit]) -> dict[str, float]:
+    sizes: Counter[str] = Counter()
+    for text in _all_texts(units):
+        sizes[text.language] += len(text.text.encode())
+    return {language: float(size) for language, size in sizes.items()}
+
+
+def _drawn(ctx: StageContext, units: Sequence[Unit], shares: Mapping[str, float]) -> Iterator[Text]:
+    from data_prep.documents import read_batches
+    from data_prep.tokenizer.sampling import Text
+
+    for file in ctx.map_shards(draw_shard, [replace(unit, argument=dict(shares)) for unit in units]).files:
+        for batch in read_batches(file.path, DRAWN):
+            yield from map(Text, *(batch.column(name).to_pylist() for name in DRAWN))
 
 
 def _units(ctx: StageContext, role: str, needs_languages: bool) -> list[Unit]:

@@ -97,6 +97,18 @@ class TestTokenizerStage:
         assert {text.id for text in training + held_out} == {document.id for document in [*DOCUMENTS, *german, *books]}
         assert not {text.id for text in training} & {text.id for text in held_out}
 
+    def test_a_large_corpus_is_drawn_from_by_tasks_and_gives_the_same_sample(self, tmp_path: Path) -> None:
+        documents = corpus(tmp_path / "corpus", DOCUMENTS[:130], DOCUMENTS[130:])
+        languages = scores(tmp_path / "scores", ["en", "de"] * 65, ["en", "de"] * 85, of=[DOCUMENTS[:130], DOCUMENTS[130:]])
+        params = TokenizerParams(sample_bytes=2_000, language_weights={"en": 2, "other": 1})
+        ctx = context(tokenizer, tmp_path / "stage", corpus=documents, scores=languages)
+        assert sum(file.bytes for file in documents.files) > 2_000
+        by_tasks = _sampled(ctx, params)
+        assert ctx.shards_computed == 4
+        assert {text.language for text in by_tasks[0]} == {"en", "de"}
+        larger = replace(documents, files=tuple(replace(file, bytes=1) for file in documents.files))
+        assert _sampled(context(tokenizer, tmp_path / "small", corpus=larger, scores=languages), params) == by_tasks
+
     def test_languages_that_nothing_tells_cannot_be_weighted(self, tmp_path: Path) -> None:
         ctx = context(tokenizer, tmp_path / "stage", corpus=corpus(tmp_path / "corpus", DOCUMENTS))
         with pytest.raises(UserError, match=r"needs\.scores"):
