@@ -163,6 +163,16 @@ class TestVocabulary:
         works = max(int(word.strip(",:")) for word in str(raised.value).replace(str(vocab_size), "").split() if word.strip(",:").isdigit())
         assert Tokenizer.from_model(train(TEXTS, works)).vocab_size == works
 
+    def test_as_many_entries_as_gpt_4_has_are_trained_on_sentences_of_a_hundred_languages(self, shared_data: Path) -> None:
+        with gzip.open(shared_data / "langid/tatoeba_sentences.jsonl.gz", "rt") as lines:
+            sentences = [json.loads(line)["text"] for line in lines]
+        model = train(sentences, 100_277)
+        fast, slow = Tokenizer.from_model(model, fast_encoder(model)), Tokenizer.from_model(model)
+        assert fast.vocab_size == 100_277
+        chosen = sentences[::20]
+        assert fast.encode_batch(chosen) == slow.encode_batch(chosen)
+        assert [fast.decode(ids) for ids in fast.encode_batch(chosen)] == chosen
+
     @pytest.mark.parametrize("texts", [[], ["", "\n\n"]])
     def test_no_text_is_a_user_error(self, texts: list[str]) -> None:
         with pytest.raises(UserError, match="no text"):
