@@ -46,7 +46,7 @@ SPACE, WORD, UNSPACED, MARK, LETTER, DIGIT, ALPHANUMERIC, STOP, FOREIGN_STOP, CL
 )
 
 # Thai, Lao, Burmese, Khmer, kana, Han with its extensions.
-_UNSPACED = (
+UNSPACED_SCRIPTS = (
     "\u0e00-\u0e30\u0e32\u0e33\u0e40-\u0e46\u0e80-\u0eb0\u0eb2\u0eb3\u0ebd-\u0ec6\u1000-\u102a\u1780-\u17b3"
     "\u3005-\u3007\u3041-\u3096\u309d-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af"
 )
@@ -268,8 +268,8 @@ def _classes() -> NDArray[numpy.uint16]:
     every = "".join(map(chr, range(_BEHIND)))
     for pattern, bit in (
         (r"\s+", SPACE),
-        (rf"[^\W{_UNSPACED}]+", WORD),
-        (rf"[{_UNSPACED}]+", UNSPACED),
+        (rf"[^\W{UNSPACED_SCRIPTS}]+", WORD),
+        (rf"[{UNSPACED_SCRIPTS}]+", UNSPACED),
         (r"\d+", DIGIT),
         (r"[^\W_]+", ALPHANUMERIC),
         (f"[{_STOPS}]", STOP),

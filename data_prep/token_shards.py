@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -54,9 +55,12 @@ class TokenShardWriter:
     def documents(self) -> int:
         return len(self._lengths)
 
-    def write(self, ids: Sequence[int]) -> None:
+    def write(self, ids: Sequence[int] | NDArray[Any]) -> None:
         """Append one document. Raises OverflowError for an id the shard's type cannot hold."""
-        self._stream.write(np.array(ids, dtype=self._dtype).tobytes())
+        wide = np.asarray(ids, dtype=np.int64)
+        if len(wide) and not 0 <= wide.min() <= wide.max() <= np.iinfo(self._dtype).max:
+            raise OverflowError(f"ids from {wide.min()} to {wide.max()} do not fit into {self._dtype.name}")
+        self._stream.write(wide.astype(self._dtype).tobytes())
         self._lengths.append(len(ids))
         self.tokens += len(ids)
 
@@ -77,6 +81,46 @@ class TokenShardWriter:
             stream.write(HEADER.pack(MAGIC, VERSION, CODES[self._dtype], len(lengths), len(documents)))
             for table in (lengths, pointers, documents):
                 stream.write(table.tobytes())
+
+
+class TokenShardsWriter:
+    """Writes shards of at most `shard_tokens` tokens one after another, the n-th at `path(n)`. To be used in `with`.
+
+    A document is never divided: a longer one is a shard of its own. No documents at all make one empty shard. `documents` counts
+    those of each shard, `tokens` those of all.
+    """
+
+    def __init__(self, path: Callable[[int], str | os.PathLike[str]], vocab_size: int, shard_tokens: int) -> None:
+        self._path, self._vocab_size, self._shard_tokens = path, vocab_size, shard_tokens
+        self._writers: list[TokenShardWriter] = []
+        self._open = ExitStack()
+
+    @property
+    def documents(self) -> list[int]:
+        return [writer.documents for writer in self._writers]
+
+    @property
+    def tokens(self) -> int:
+        return sum(writer.tokens for writer in self._writers)
+
+    def write(self, ids: Sequence[int] | NDArray[Any]) -> None:
+        """Append one document. Raises OverflowError for an id the shard's type cannot hold."""
+        current = self._writers[-1]
+        if current.documents and current.tokens + len(ids) > self._shard_tokens:
+            self._open.close()
+            current = self._begin()
+        current.write(ids)
+
+    def _begin(self) -> TokenShardWriter:
+        self._writers.append(self._open.enter_context(TokenShardWriter(self._path(len(self._writers)), self._vocab_size)))
+        return self._writers[-1]
+
+    def __enter__(self) -> Self:
+        self._begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.__exit__(kind, error, trace)
 
 
 @dataclass(frozen=True)
@@ -144,6 +188,18 @@ def open_shards(files: Sequence[File]) -> list[TokenShard]:
     return shards
 
 
+def count_tokens(files: Sequence[File]) -> int:
+    """The tokens in the shards among these files, from the size of each `.bin` and the first bytes of its `.idx`."""
+    indexes = {file.name: file.path for file in files if file.name.endswith(".idx")}
+    tokens = 0
+    for file in files:
+        if file.name.endswith(".bin"):
+            with open(indexes[file.name.removesuffix(".bin") + ".idx"], "rb") as stream:
+                *_, code, _, _ = HEADER.unpack(stream.read(HEADER.size))
+            tokens += file.bytes // TYPES[code].itemsize
+    return tokens
+
+
 def _read_index(path: str) -> tuple[np.dtype[Any], NDArray[np.int32], NDArray[np.int64]]:
     """The ids' type, the sequences' lengths and the documents' first sequences, all consistent."""
     try:
@@ -179,7 +235,7 @@ def _starts(lengths: NDArray[np.int32]) -> NDArray[np.int64]:
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """A document in the token shards of its unit: the n-th row of a split is the n-th document of that split's shard.
+    """A document in the token shards of its unit: the n-th row of a split is the n-th document of that split's shards, in order.
 
     id      the document's
     split   "train" or "validation"

@@ -33,6 +33,7 @@ class Sources:
 
     pages: Annotated[tuple[str, ...], Meta(description="pages or texts: WARC, WET, HTML, JSONL, Parquet, data sets, lists of paths")] = ()
     blocklists: Annotated[tuple[str, ...], Meta(description="lists of hosts, URLs and words whose pages are rejected")] = ()
+    evaluations: Annotated[tuple[str, ...], Meta(description="evaluation sets whose examples are kept out of the corpus")] = ()
     conversations: Annotated[tuple[str, ...], Meta(description="JSONL files of messages, for sft")] = ()
     preferences: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with a chosen and a rejected answer, for dpo")] = ()
     positives: Annotated[tuple[str, ...], Meta(description="texts or pages to be liked, for classifier")] = ()
@@ -138,10 +139,12 @@ def _require_read(source: Sources, nodes: Mapping[str, Node], recipe: str) -> No
 
 
 def register_resolvers() -> None:
-    """What the YAML files may call: `${concat:…}` joins lists, `${scratch:…}` is a temporary folder of this user's own."""
+    """What the YAML files may call: `${concat:…}` joins lists, `${given:…}` is none for an empty list (a stage that may go without),
+    `${scratch:…}` is a temporary folder of this user's own."""
     from omegaconf import OmegaConf
 
     OmegaConf.register_new_resolver("scratch", lambda name: f"{tempfile.gettempdir()}/{name}-{os.getuid()}", replace=True)
+    OmegaConf.register_new_resolver("given", lambda value: value or None, replace=True)
     OmegaConf.register_new_resolver("concat", lambda *lists: [item for part in lists for item in part], replace=True)
 
 

@@ -164,7 +164,9 @@ def _adopted(private: Path, folder: Path, unit: str, result: ShardResult) -> lis
     outputs: dict[str, list[File]] = {}
     for path in storage.walk(private):
         output = path.relative_to(private).parent.as_posix()
-        outputs.setdefault(output, []).append(File.of(path.name.removeprefix(unit), path, result.records.get(output, 0)))
+        suffix = path.name.removeprefix(unit)
+        records = result.records.get(output + suffix, result.records.get(output, 0))
+        outputs.setdefault(output, []).append(File.of(suffix, path, records))
     entries = []
     for output, files in outputs.items():
         stem = f"{output.replace('/', '-')}.{digest([file.sha256 for file in files])[:16]}"

@@ -128,6 +128,8 @@ class Shard:
 class ShardResult:
     """What a shard's function reports: rows by output folder, counts (document stages), metrics to be summed.
 
+    Where a folder has several files, their rows are told apart by their suffixes: `{"train-0000.bin": 7, "train-0001.bin": 2}`.
+
     `reproducible` is False when a clock decided about any record: the stage's manifest then says so. `errors` names the first
     errored records, `where: what is wrong`.
     """

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pipeline.stage import Metrics, StageContext, Unit, UserError, stage, stem
+from pipeline.stage import Artifact, Metrics, StageContext, Unit, UserError, stage, stem
 from trainer.engine import Optimization, TrainRun, preflight
 from trainer.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from data_prep.tokenizer import Tokenizer
+    from trainer.tasks.language_model import Corpus
 
 Seed = Annotated[int, Meta(ge=0, lt=2**62, description="of everything random: weights, order of the data, sampling")]
 
@@ -28,6 +29,14 @@ class PretrainParams(Optimization):
     max_steps: Annotated[int, Meta(ge=1, description="steps of the optimizer")] = 150
     validate_every: Annotated[int, Meta(ge=1, description="steps between validations")] = 50
     validation_tokens: Annotated[int, Meta(ge=1, description="held-out tokens of a validation, rounded up to whole documents")] = 32_768
+    mixture: Annotated[
+        dict[str, Annotated[float, Meta(gt=0)]],
+        Meta(description="role of a corpus: its share of the tokens; empty: the documents of all corpora mixed as one"),
+    ] = field(default_factory=dict, metadata={"absent": {}})
+    max_epochs: Annotated[
+        dict[str, Annotated[float, Meta(gt=0)]],
+        Meta(description="role of a corpus: how often it may be repeated; then it leaves the mixture. Not named: no limit"),
+    ] = field(default_factory=dict, metadata={"absent": {}})
     seed: Seed = 0
 
     def __post_init__(self) -> None:
@@ -43,7 +52,7 @@ class PretrainParams(Optimization):
             )
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("corpus", "tokenizer"), check=preflight)
+@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("corpus", "tokenizer", "*"), check=preflight)
 def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     """Train a base model on the next token of every document; publish it as a Hugging Face directory."""
     from data_prep.tokenizer import Tokenizer
@@ -51,13 +60,16 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     from trainer.loop import Plan
     from trainer.tasks.language_model import Pretraining
 
-    corpus, directory = ctx.inputs["corpus"], ctx.inputs["tokenizer"].directory
+    directory = ctx.inputs["tokenizer"].directory
     tokenizer = Tokenizer.load(directory)
     config = params.model.resolved(tokenizer.vocab_size)
+    corpora = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
+    mixed, given = mixed_corpora(ctx, params, corpora)
     task = Pretraining(
-        train=corpus.select("train"),
-        validation=corpus.select("validation"),
-        tables=corpus.select("index"),
+        train=() if mixed else tuple(file for corpus in corpora.values() for file in corpus.select("train")),
+        corpora=mixed,
+        validation=tuple(file for corpus in corpora.values() for file in corpus.select("validation")),
+        tables=tuple(file for corpus in corpora.values() for file in corpus.select("index")),
         end_id=tokenizer.eos_id,
         sequence_length=params.sequence_length,
         rows_per_step=params.batch_tokens // params.sequence_length,
@@ -67,7 +79,41 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     plan = Plan(params.max_steps, params.validate_every)
     report = launch(ctx, task, plan, params, NewModel(config, params.seed))
     publish_model(ctx, config, params, directory, tokenizer, "Base model")
-    return training_metrics(report)
+    return {**training_metrics(report), **given}
+
+
+def mixed_corpora(
+    ctx: StageContext, params: PretrainParams, artifacts: Mapping[str, Artifact]
+) -> tuple[tuple[Corpus, ...], dict[str, float]]:
+    """The corpora of a mixture, none where all are to be read as one; and what each gives to the training, for the manifest.
+
+    UserError for a role that is no corpus, ids of another tokenizer, and more steps than the caps allow.
+    """
+    from data_prep.token_shards import count_tokens
+    from trainer.tasks.language_model import Corpus, mixture_of
+
+    for role, artifact in artifacts.items():
+        made_with = artifact.manifest.get("inputs", {}).get("tokenizer", {}).get("digest")
+        if made_with not in (None, ctx.inputs["tokenizer"].digest):
+            raise UserError(f"pretrain.needs.{role}: its ids are those of another tokenizer; tokenize it with the one of needs.tokenizer")
+    for name in ("mixture", "max_epochs"):
+        if unknown := sorted({*getattr(params, name)} - {*artifacts}):
+            raise UserError(f"pretrain.{name}.{unknown[0]}: there is no such corpus in pretrain.needs, which has {', '.join(artifacts)}")
+    if not params.mixture and not params.max_epochs:
+        return (), {}
+    tokens = {role: count_tokens(artifact.select("train")) for role, artifact in artifacts.items() if role in (params.mixture or artifacts)}
+    weights = params.mixture or tokens
+    corpora = tuple(Corpus(artifacts[role].select("train"), weights[role], params.max_epochs.get(role)) for role in tokens)
+    rows_per_step = params.batch_tokens // params.sequence_length
+    mixture = mixture_of(corpora, params.sequence_length)
+    if mixture.rows is not None and mixture.rows < params.max_steps * rows_per_step:
+        steps = mixture.rows // rows_per_step
+        raise UserError(f"pretrain.max_epochs allow {steps} steps, not max_steps={params.max_steps}: lower that, raise those, or add text")
+    given: dict[str, float] = {}
+    for role, rows in zip(tokens, mixture.counts(params.max_steps * rows_per_step), strict=True):
+        given[f"{role}_tokens"] = rows * params.sequence_length
+        given[f"{role}_epochs"] = round(rows * params.sequence_length / tokens[role], 4) if tokens[role] else 0.0
+    return corpora, given
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from typing import Any
 from data_prep.tokenizer.control import CHAT_TEMPLATE, CONTROL_TOKENS, END_OF_DOCUMENT, PAD
 from data_prep.tokenizer.encoder import CONFIG, HUGGING_FACE, HuggingFaceCodec, SentencePieceCodec
 from data_prep.tokenizer.training import SPACE_MARK
+from data_prep.tokenizer.vocabulary import merges, pieces
 
 
 def export(model: bytes) -> dict[str, bytes]:
@@ -31,30 +32,15 @@ def export(model: bytes) -> dict[str, bytes]:
 def tokenizer_json(model: bytes) -> str:
     """A byte-fallback BPE whose merges reproduce sentencepiece's choices.
 
-    sentencepiece joins the neighbours whose union is the best-scored piece; so each way to split a learned piece in two pieces is
-    a merge, ranked by the piece's score. Pieces are written with real spaces: a literal U+2581 is then in no piece and falls back
-    to its bytes, as `Tokenizer` encodes it, and neither normaliser nor decoder has anything to replace.
+    Pieces are written with real spaces: a literal U+2581 is then in no piece and falls back to its bytes, as `Tokenizer` encodes
+    it, and neither normaliser nor decoder has anything to replace.
     """
-    import sentencepiece
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
-    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-    vocabulary: dict[str, int] = {}
-    scores: dict[str, float] = {}
-    for number in range(processor.get_piece_size()):
-        piece = processor.id_to_piece(number)
-        if not (processor.is_control(number) or processor.is_byte(number) or processor.is_unknown(number)):
-            piece = piece.replace(SPACE_MARK, " ")
-            if piece != "\n":  # a piece by itself, in no merge
-                scores[piece] = processor.get_score(number)
-        vocabulary[piece] = number
-    merges = [
-        (piece[:cut], piece[cut:])
-        for piece in sorted(scores, key=lambda piece: (-scores[piece], vocabulary[piece]))
-        for cut in range(1, len(piece))
-        if piece[:cut] in scores and piece[cut:] in scores
-    ]
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, byte_fallback=True))
+    marked, scored = pieces(model)
+    vocabulary = {piece.replace(SPACE_MARK, " "): number for piece, number in marked.items()}
+    scores = {piece.replace(SPACE_MARK, " "): score for piece, score in scored.items()}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges(vocabulary, scores), byte_fallback=True))
     backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in CONTROL_TOKENS])
     return str(backend.to_str(pretty=True))
@@ -82,9 +68,9 @@ def check_export(model: bytes, exported: str, texts: Iterable[str]) -> Checked:
     ours, theirs = SentencePieceCodec(model), HuggingFaceCodec(exported)
     size = tokens = 0
     for text in texts:
-        (ids,) = ours.encode_batch([text])
+        ids, others = (codec.encode_batch([text])[0].tolist() for codec in (ours, theirs))
         # sentencepiece itself cannot tell a literal U+2581 from a space.
-        if ids != theirs.encode_batch([text])[0] or (SPACE_MARK not in text and ids != processor.encode(text)):
+        if ids != others or (SPACE_MARK not in text and ids != processor.encode(text)):
             raise RuntimeError(f"the exported tokenizer gives other ids than sentencepiece for {text[:200]!r}")
         size, tokens = size + len(text.encode()), tokens + len(ids)
         if size >= CHECKED_BYTES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import struct
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.token_shards import IndexRow, TokenShard, TokenShardWriter, open_shards, read_index, write_index
+from data_prep.token_shards import IndexRow, TokenShard, TokenShardsWriter, TokenShardWriter, open_shards, read_index, write_index
 from pipeline.stage import File, UserError
 
 
@@ -49,6 +50,34 @@ def test_documents_come_back_in_order(tmp_path_factory: pytest.TempPathFactory, 
     assert [shard.document(number).tolist() for number in range(len(shard))] == documents
     assert shard.lengths.tolist() == [len(ids) for ids in documents]
     assert len(shard.tokens) == shard.offsets[-1] == sum(map(len, documents))
+
+
+@given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
+@settings(deadline=None, max_examples=50)
+def test_shards_keep_to_their_budget_and_hold_every_document_in_order(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int], budget: int
+) -> None:
+    directory = tmp_path_factory.mktemp("shards")
+    documents = [[number % 300] * length for number, length in enumerate(lengths)]
+    with TokenShardsWriter(lambda place: directory / f"{place}.bin", 300, budget) as writer:
+        for ids in documents:
+            writer.write(np.array(ids, np.uint32))
+    shards = [TokenShard.open(directory / str(place)) for place in range(len(writer.documents))]
+    assert sorted(path.name for path in directory.iterdir()) == sorted(
+        f"{place}.{end}" for place in range(len(shards)) for end in ("bin", "idx")
+    )
+    assert [len(shard) for shard in shards] == writer.documents
+    assert sum(len(shard.tokens) for shard in shards) == writer.tokens
+    assert [shard.document(number).tolist() for shard in shards for number in range(len(shard))] == documents
+    assert all(len(shard.tokens) <= budget or len(shard) == 1 for shard in shards)
+    for shard, following in itertools.pairwise(shards):
+        assert len(shard.tokens) + len(following.document(0)) > budget  # no shard was closed before it had to be
+
+
+@pytest.mark.parametrize("ids", [[70_000], [-1], np.array([65_536], np.uint32)])
+def test_an_id_that_the_type_cannot_hold_is_refused(tmp_path: Path, ids: list[int]) -> None:
+    with pytest.raises(OverflowError), TokenShardWriter(tmp_path / "a.bin", 1_000) as writer:
+        writer.write(ids)
 
 
 def test_a_shard_without_documents_is_valid(tmp_path: Path) -> None:

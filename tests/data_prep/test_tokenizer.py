@@ -8,12 +8,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.tokenizer import CONTROL_TOKENS, Tokenizer, check_export, export, hash_fraction, sample, train
+from data_prep.tokenizer import CONTROL_TOKENS, ENCODER, Tokenizer, check_export, export, fast_encoder, hash_fraction, train
+from data_prep.tokenizer.fertility import Fertility, fertility
+from data_prep.tokenizer.sampling import HashPrefix, Recipe, Text, beginning, in_hash_order, quotas
 from pipeline.stage import UserError
 
 STORY = (
@@ -59,6 +63,11 @@ def model() -> bytes:
 @pytest.fixture(scope="module")
 def tokenizer(model: bytes) -> Tokenizer:
     return Tokenizer.from_model(model)
+
+
+@pytest.fixture(scope="module")
+def fast(model: bytes) -> Tokenizer:
+    return Tokenizer.from_model(model, fast_encoder(model))
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +163,16 @@ class TestVocabulary:
         works = max(int(word.strip(",:")) for word in str(raised.value).replace(str(vocab_size), "").split() if word.strip(",:").isdigit())
         assert Tokenizer.from_model(train(TEXTS, works)).vocab_size == works
 
+    def test_as_many_entries_as_gpt_4_has_are_trained_on_sentences_of_a_hundred_languages(self, shared_data: Path) -> None:
+        with gzip.open(shared_data / "langid/tatoeba_sentences.jsonl.gz", "rt") as lines:
+            sentences = [json.loads(line)["text"] for line in lines]
+        model = train(sentences, 100_277)
+        fast, slow = Tokenizer.from_model(model, fast_encoder(model)), Tokenizer.from_model(model)
+        assert fast.vocab_size == 100_277
+        chosen = sentences[::20]
+        assert fast.encode_batch(chosen) == slow.encode_batch(chosen)
+        assert [fast.decode(ids) for ids in fast.encode_batch(chosen)] == chosen
+
     @pytest.mark.parametrize("texts", [[], ["", "\n\n"]])
     def test_no_text_is_a_user_error(self, texts: list[str]) -> None:
         with pytest.raises(UserError, match="no text"):
@@ -178,22 +197,6 @@ class TestStability:
         )
         assert run.stdout.strip() == hashlib.sha256(b"".join([model, *export(model).values()])).hexdigest()
 
-    @given(
-        st.dictionaries(st.text(max_size=4), st.text(min_size=1, max_size=20), min_size=1, max_size=30), st.integers(1, 200), st.randoms()
-    )
-    @settings(max_examples=100, deadline=None)
-    def test_the_sample_is_the_shortest_hash_order_prefix_that_reaches_its_size(
-        self, corpus: dict[str, str], size: int, random: object
-    ) -> None:
-        order = sorted(corpus, key=lambda identity: hash_fraction(identity, "tokenizer"))
-        expected: list[str] = []
-        for identity in order:
-            if sum(len(text.encode()) for text in expected) < size:
-                expected.append(corpus[identity])
-        shuffled = list(corpus.items())
-        random.shuffle(shuffled)  # type: ignore[attr-defined]
-        assert sample(shuffled, size) == expected
-
     def test_hash_fractions_fill_the_unit_interval_and_purposes_are_independent(self) -> None:
         first = [hash_fraction(str(number), "validation") for number in range(2_000)]
         second = [hash_fraction(str(number), "tokenizer") for number in range(2_000)]
@@ -201,6 +204,154 @@ class TestStability:
         assert 0.47 < sum(first) / 2_000 < 0.53
         both = sum(a < 0.5 and b < 0.5 for a, b in zip(first, second, strict=True))
         assert 430 < both < 570
+
+
+class TestFastEncoder:
+    @given(any_text)
+    @settings(max_examples=300, deadline=None)
+    def test_gives_the_ids_of_sentencepiece_for_any_text(self, tokenizer: Tokenizer, fast: Tokenizer, text: str) -> None:
+        assert fast.encode(text) == tokenizer.encode(text)
+        assert fast.decode(fast.encode(text)) == text
+
+    @given(st.lists(any_text))
+    @settings(max_examples=50, deadline=None)
+    def test_arrays_hold_what_the_lists_do(self, fast: Tokenizer, texts: list[str]) -> None:
+        arrays = fast.encode_arrays(texts)
+        assert [ids.tolist() for ids in arrays] == fast.encode_batch(texts)
+        assert all(ids.dtype == np.uint32 for ids in arrays)
+
+    def test_gives_the_ids_of_sentencepiece_on_a_thousand_real_documents(self, real_texts: list[str]) -> None:
+        model = train(real_texts[:300], 2048)
+        fast, slow = Tokenizer.from_model(model, fast_encoder(model)), Tokenizer.from_model(model)
+        assert (fast.encoder, slow.encoder) == ("gigatoken", "sentencepiece")
+        assert fast.encode_batch(real_texts) == slow.encode_batch(real_texts)
+
+    @pytest.mark.parametrize("part", ["a", "ab", " ", "\u2581", "\n", "\0", "\U0001d518", "x.", "的"])
+    def test_texts_that_hold_one_thing_only_are_encoded_alike(self, tokenizer: Tokenizer, fast: Tokenizer, part: str) -> None:
+        text = part * 50_000
+        assert np.array_equal(fast.encode_arrays([text])[0], tokenizer.encode_arrays([text])[0])
+
+    def test_lone_surrogates_are_refused(self, fast: Tokenizer) -> None:
+        with pytest.raises(UnicodeEncodeError):
+            fast.encode("a\ud800b")
+
+    def test_what_it_remembers_is_bounded_and_changes_nothing(self, model: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("data_prep.tokenizer.fast.REMEMBERED_BYTES", 10)
+        forgetful, patient = (Tokenizer.from_model(model, fast_encoder(model)) for _ in range(2))
+        monkeypatch.undo()
+        for text in [*TEXTS, "a\u2581b", *TEXTS]:
+            assert forgetful.encode(text) == patient.encode(text)
+
+    def test_an_encoder_with_other_ids_is_replaced_by_sentencepiece(self, model: bytes, tokenizer: Tokenizer, fast: Tokenizer) -> None:
+        wrong = json.loads(fast_encoder(model))
+        wrong["model"]["merges"].reverse()
+        other = Tokenizer.from_model(model, json.dumps(wrong).encode())
+        assert other.encode(STORY) != tokenizer.encode(STORY)
+        assert other.verified(["a"]).encoder == "gigatoken"  # no merge, no difference
+        mended = other.verified(["a", STORY])
+        assert (mended.encoder, mended.encode(STORY)) == ("sentencepiece", tokenizer.encode(STORY))
+        assert mended.eos_id == tokenizer.eos_id
+        assert fast.verified(TEXTS) is fast
+        assert tokenizer.verified(TEXTS) is tokenizer
+
+    def test_is_used_where_its_file_stands_beside_the_model(self, model: bytes, tmp_path: Path) -> None:
+        (tmp_path / "tokenizer.model").write_bytes(model)
+        assert Tokenizer.load(tmp_path).encoder == "sentencepiece"
+        (tmp_path / ENCODER).write_bytes(fast_encoder(model))
+        assert Tokenizer.load(tmp_path).encoder == "gigatoken"
+
+    @pytest.mark.parametrize("content", [b"", b"{}", b"[1]", b"\xff"])
+    def test_a_damaged_file_is_named(self, model: bytes, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "tokenizer.model").write_bytes(model)
+        (tmp_path / ENCODER).write_bytes(content)
+        with pytest.raises(UserError, match=r"encoder\.json") as raised:
+            Tokenizer.load(tmp_path)
+        assert "\n" not in str(raised.value)
+
+    @pytest.mark.parametrize("size", [70_000, pytest.param(262_144, marks=pytest.mark.proof)])
+    def test_a_large_vocabulary_is_read_and_encodes_alike(self, model: bytes, size: int) -> None:
+        """What cannot be trained in a test's time is put together: the trained pieces and many that are never reached."""
+        from sentencepiece import sentencepiece_model_pb2
+
+        proto = sentencepiece_model_pb2.ModelProto()
+        proto.ParseFromString(model)
+        lowest = min(piece.score for piece in proto.pieces)
+        for number in range(size - len(proto.pieces)):
+            proto.pieces.add(piece=f"\u2581☃{number}☃", score=lowest - 1 - number, type=1)
+        grown = proto.SerializeToString()
+        fast, slow = Tokenizer.from_model(grown, fast_encoder(grown)), Tokenizer.from_model(grown)
+        assert fast.vocab_size == size
+        texts = [*TEXTS, " ☃7☃", f" ☃{size // 2}☃"]
+        assert fast.encode_batch(texts) == slow.encode_batch(texts)
+
+
+class TestSampling:
+    corpora = st.dictionaries(st.text(max_size=4), st.text(min_size=1, max_size=20), min_size=1, max_size=30)
+
+    @given(corpora, st.integers(1, 200), st.integers(0, 200), st.randoms())
+    @settings(max_examples=100, deadline=None)
+    def test_a_prefix_is_the_shortest_in_hash_order_that_reaches_its_size(
+        self, corpus: dict[str, str], size: int, first: int, random: Random
+    ) -> None:
+        def shortest(limit: int) -> list[str]:
+            taken: list[str] = []
+            for identity in sorted(corpus, key=lambda identity: hash_fraction(identity, "tokenizer")):
+                if sum(len(text.encode()) for text in taken) < limit:
+                    taken.append(corpus[identity])
+            return taken
+
+        shuffled = [Text(identity, "en", text) for identity, text in corpus.items()]
+        random.shuffle(shuffled)
+        prefix = HashPrefix(size)
+        for text in shuffled:
+            prefix.add(text)
+        training, rest = prefix.divided(min(first, size))
+        assert [text.text for text in training] == shortest(min(first, size))
+        assert [text.text for text in training + rest] == shortest(size)
+        assert in_hash_order(reversed(training + rest)) == training + rest
+
+    @given(st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 1_000), st.floats(0, 10)), max_size=6), st.integers(1, 3_000))
+    @settings(max_examples=200, deadline=None)
+    def test_quotas_take_what_is_wanted_and_no_more_than_there_is(self, parts: dict[int, tuple[int, float]], total: int) -> None:
+        sizes = {part: size for part, (size, _) in parts.items()}
+        weights = {part: weight for part, (_, weight) in parts.items()}
+        taken = quotas(sizes, weights, total)
+        weighted = sum(size for part, size in sizes.items() if weights[part] > 0)
+        assert all(taken[part] <= sizes[part] + 1 for part in taken)
+        assert abs(sum(taken.values()) - min(total, weighted)) <= len(parts)
+        for part, other in ((part, other) for part in taken for other in taken if taken[part] < sizes[part] - 1):
+            assert taken[other] / weights[other] <= taken[part] / weights[part] + 1.5 / weights[part] + 1.5 / weights[other]
+
+    def test_without_weights_every_corpus_gives_in_proportion_to_its_text(self) -> None:
+        sizes = {("corpus", "en"): 600, ("corpus", "de"): 200, ("books", "und"): 200}
+        assert Recipe(100, {}, {}).wanted(sizes) == {("corpus", "other"): 80, ("books", "other"): 20}
+        assert Recipe(9_999, {}, {}).wanted(sizes) == {("corpus", "other"): 800, ("books", "other"): 200}
+
+    def test_weights_divide_between_corpora_and_language_weights_within_them(self) -> None:
+        sizes = {("corpus", "en"): 900, ("corpus", "de"): 300, ("corpus", "sw"): 10, ("books", "en"): 500}
+        recipe = Recipe(400, {"corpus": 3, "books": 1}, {"en": 1, "sw": 1, "other": 1})
+        assert recipe.wanted(sizes) == {
+            ("corpus", "en"): 145, ("corpus", "sw"): 10, ("corpus", "other"): 145, ("books", "en"): 100,
+        }  # fmt: skip
+        assert Recipe(400, {}, {"de": 1}).wanted(sizes)[("corpus", "de")] == 283  # of 400 the share of corpus by its text
+
+    def test_a_beginning_reaches_its_size(self) -> None:
+        assert beginning(["aa", "bb", "cc"], 3) == ["aa", "bb"]
+        assert beginning(["aa"], 0) == []
+
+
+class TestFertility:
+    def test_counts_by_language_on_held_out_text_where_there_is_some(self, fast: Tokenizer) -> None:
+        held_out = [Text("1", "en", TEXTS[0]), Text("2", "en", "Mara, Mara"), Text("3", "ja", "猫が好き")]
+        trained_on = [Text("4", "en", TEXTS[1]), Text("5", "und", " * ")]
+        english, japanese, undetermined = fertility(fast, held_out, trained_on)
+        texts = [TEXTS[0], "Mara, Mara"]
+        assert (english.language, english.documents, english.held_out) == ("en", 2, True)
+        assert english.bytes == sum(len(text.encode()) for text in texts)
+        assert english.tokens == sum(map(len, fast.encode_batch(texts)))
+        assert japanese == Fertility("ja", 1, 12, 4, 12, True)
+        assert japanese.row()["tokens_per_word"] == 3.0
+        assert (undetermined.language, undetermined.held_out, undetermined.row()["tokens_per_word"]) == ("und", False, None)
 
 
 class TestHuggingFace:

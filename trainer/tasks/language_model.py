@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data_prep.token_shards import open_shards, read_index
+from data_prep.token_shards import count_tokens, open_shards, read_index
 from data_prep.tokenizer import Tokenizer
 from pipeline.stage import File, UserError
 from trainer.data.chat import ChatFormat
+from trainer.data.mixture import MixedIndex, Mixture
 from trainer.data.records import read_records
 from trainer.data.sample_index import SampleIndex, Segment, document_segments, keyed_permutation, pack, padded
 from trainer.loop import Place, Term
@@ -33,12 +34,30 @@ class NextToken:
         return terms
 
 
+@dataclass(frozen=True)
+class Corpus:
+    """One corpus of several: the files of its shards, its weight, and how often each of its tokens may be trained on (None: any)."""
+
+    train: tuple[File, ...]
+    weight: float
+    max_epochs: float | None
+
+    def max_rows(self, sequence_length: int) -> int | None:
+        return None if self.max_epochs is None else int(self.max_epochs * count_tokens(self.train) / sequence_length)
+
+
+def mixture_of(corpora: Sequence[Corpus], sequence_length: int) -> Mixture:
+    """Which row of `sequence_length` tokens comes from which of the corpora."""
+    return Mixture([corpus.weight for corpus in corpora], [corpus.max_rows(sequence_length) for corpus in corpora])
+
+
 @dataclass
 class Pretraining(NextToken):
     """Rows out of token shards.
 
-    train, validation  files of the shards
-    tables             for each validation shard the table that names its documents
+    train              files of the shards of one corpus; of none where `corpora` are given
+    validation         files of the shards that are held out
+    tables             for each unit of validation shards the table that names its documents
     rows_per_step      rows of the global batch, each of `sequence_length` tokens
     validation_tokens  documents are taken for validation, in a keyed order, until they have so many tokens
     """
@@ -51,10 +70,11 @@ class Pretraining(NextToken):
     rows_per_step: int
     validation_tokens: int
     seed: int
+    corpora: tuple[Corpus, ...] = ()
 
     def start(self, place: Place, model: Transformer) -> None:
         self._place = place
-        self._index = SampleIndex(open_shards(self.train), end_id=self.end_id, length=self.sequence_length, seed=self.seed)
+        self._index = self._mixed() if self.corpora else self._sampled(self.train)
         segments, text_bytes = self._held_out()
         self._validation = _batches(segments, self.sequence_length, place, text_bytes, self.end_id)
 
@@ -66,6 +86,13 @@ class Pretraining(NextToken):
 
     def validation_batches(self) -> list[TokenBatch]:
         return self._validation
+
+    def _sampled(self, files: tuple[File, ...]) -> SampleIndex:
+        return SampleIndex(open_shards(files), end_id=self.end_id, length=self.sequence_length, seed=self.seed)
+
+    def _mixed(self) -> MixedIndex:
+        indexes = [self._sampled(corpus.train) for corpus in self.corpora]
+        return MixedIndex(indexes, mixture_of(self.corpora, self.sequence_length))
 
     def _held_out(self) -> tuple[list[Segment], int]:
         """The validation documents as segments, and the bytes of their text."""
