@@ -129,8 +129,10 @@ def test_doubt_is_the_share_of_text_left_out() -> None:
     assert choice_of(PARAGRAPHS)[1].doubt == 0
 
 
-TAGS = ["<div>", "<div class=nav>", "</div>", "<p>", "</p>", "<ul>", "<li>", "</ul>", "<table>", "<tr>", "<td>", "</table>", "<h1>",
-        "<h2>", "<pre>", "</pre>", "<a href=/>", "</a>", "<br>", "<code>", "</code>", "word ", SENTENCE, "\n  two\n\nlines ", "é\u0301", "|", "`"]  # fmt: skip
+TAGS = [
+    "<div>", "<div class=nav>", "</div>", "<p>", "</p>", "<ul>", "<li>", "</ul>", "<table>", "<tr>", "<td>", "</table>", "<h1>", "<h2>",
+    "<pre>", "</pre>", "<a href=/>", "</a>", "<br>", "<code>", "</code>", "word ", SENTENCE, "\n  two\n\nlines ", "é\u0301", "|", "`",
+]  # fmt: skip
 
 
 @settings(max_examples=150, deadline=None)

@@ -259,8 +259,8 @@ def test_citation_marks_go_with_the_lines() -> None:
 
 ODD_LINES = st.lists(
     st.sampled_from(
-        ["Menu", "It was so, they said.", "one two three", "uses cookies, you know", "a [1] b c", "[2]", "", "  ", "他们都在那里了。", "{ a b c",
-         "lorem ipsum x", "it goes on...", "  indented by two", "javascript it is"]
+        ["Menu", "It was so, they said.", "one two three", "uses cookies, you know", "a [1] b c", "[2]", "", "  ", "他们都在那里了。",
+         "{ a b c", "lorem ipsum x", "it goes on...", "  indented by two", "javascript it is"]
     ),
     max_size=12,
 ).map("\n".join)  # fmt: skip
