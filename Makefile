@@ -7,6 +7,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 SEEDS := 0 1 2
+unexport PYTHONDONTWRITEBYTECODE  # or each of the many processes would compile the same modules again
 
 .PHONY: run test lint proof docs clean
 .NOTPARALLEL:
