@@ -28,7 +28,7 @@ from pipeline.identity import digest, plain
 from pipeline.sources import require_unchanged
 
 if TYPE_CHECKING:
-    from pipeline.stage import Mapped, Shard, ShardResult, StageContext, Unit
+    from pipeline.stage import Mapped, MapRun, Shard, ShardResult, StageContext, Unit
 
 NAMED = 5  # failed shards named in the one-line message; error.json has them all
 
@@ -183,9 +183,11 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     from ray.exceptions import RayError, RayTaskError
 
     run = ctx.run
+    _require_room(ctx.stage.name, run, ray.cluster_resources())
     remote = ray.remote(compute).options(
         name=ctx.stage.name,
         num_cpus=run.cpus,
+        num_gpus=run.gpus,
         memory=run.memory_gb * 2**30 or None,
         max_retries=run.retries,
         retry_exceptions=[OSError],
@@ -212,6 +214,15 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
             except RayError as error:  # the worker died or ran out of memory, more often than `retries` allows
                 outcome = _described(error, str(error))
             yield key, outcome
+
+
+def _require_room(stage: str, run: MapRun, there: Mapping[str, float]) -> None:
+    """UserError where the cluster can never place a shard's task; Ray would wait for ever."""
+    gib = 2**30
+    wanted = {"cpus": (run.cpus, "CPU", 1), "gpus": (run.gpus, "GPU", 1), "memory_gb": (run.memory_gb, "memory", gib)}
+    for name, (amount, kind, unit) in wanted.items():
+        if amount > (most := there.get(kind, 0) / unit):
+            raise UserError(f"{stage}.run.{name}={amount:g}: the whole cluster has {most:.4g}; set at most that, or add nodes")
 
 
 def _described(error: BaseException, trace: str) -> dict[str, str]:

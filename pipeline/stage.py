@@ -53,6 +53,7 @@ class MapRun:
 
     in_flight: Annotated[int, Meta(ge=0, description="shards submitted at once; 0: twice the cluster's CPUs")] = 0
     cpus: Annotated[float, Meta(gt=0, description="CPUs a shard's task reserves")] = 1.0
+    gpus: Annotated[float, Meta(ge=0, description="GPUs a shard's task reserves")] = 0.0
     memory_gb: Annotated[float, Meta(ge=0, description="memory a shard's task reserves, GB; 0: none")] = 0.0
     retries: Annotated[int, Meta(ge=0, description="new tries after a lost worker or an OSError that may pass")] = 3
     error_budget: Annotated[float, Meta(ge=0, le=1, description="share of records that may be errored")] = 0.05

@@ -22,14 +22,13 @@ def examine_shard(shard: Shard) -> ShardResult:
     from trainer.data.prompts import Prompt
     from trainer.data.records import read_records
     from trainer.evaluation import Examiner
-    from trainer.model.hf import load_model
+    from trainer.model.hf import load_for_inference
     from trainer.rollout.verifiers import exact_answer
 
     torch.set_num_threads(1)
     params = shard.params
     directory = next(Path(path).parent for path in shard.unit.paths if Path(path).name == "config.json")
-    model, _ = load_model(directory)
-    model.eval()
+    model = load_for_inference(directory)
     tokenizer = Tokenizer.load(directory)
     report: dict[str, Any] = {"bits_per_byte": round(bits_per_byte(model, tokenizer.eos_id, shard), 6)}
 
@@ -74,7 +73,7 @@ def bits_per_byte(model: Transformer, end_id: int, shard: Shard) -> float:
         validation_tokens=shard.params.validation_tokens,
         seed=shard.params.seed,
     )
-    task.start(Place(0, 1, torch.device("cpu"), 16), model)
+    task.start(Place(0, 1, model.lm_head.weight.device, 16), model)
     bits = text_bytes = 0.0
     with torch.inference_mode():
         for batch in task.validation_batches():

@@ -190,6 +190,12 @@ def test_only_a_refusal_that_may_pass_is_tried_again(toy: Toy, tmp_path: Path, r
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("demand", ["cpus=1000", "gpus=8", "memory_gb=1e6"])
+def test_what_no_node_could_ever_run_is_refused(toy: Toy, demand: str) -> None:
+    assert f"shout.run.{demand.partition('=')[0]}=" in (error := toy.run("shout.mark=new", f"shout.run.{demand}", expect=1).stderr)
+    assert "the whole cluster has" in error and "Traceback" not in error
+
+
 def test_a_sweep_shares_what_stands_before_it_and_resumes(toy: Toy) -> None:
     toy.run("-m", "shout.mark=1st,2nd")
     runs = sorted(path.name for path in (toy.root / "runs").iterdir() if path.name.startswith("toy-"))

@@ -66,11 +66,10 @@ class Assistant:
     def load(cls, directory: str, sampling: Sampling) -> Assistant:
         from data_prep.tokenizer import Tokenizer
         from trainer.data.chat import ChatFormat
-        from trainer.model.hf import load_model
+        from trainer.model.hf import load_for_inference
 
         tokenizer = Tokenizer.load(directory)
-        model, _ = load_model(directory)
-        return cls(model, tokenizer, ChatFormat(tokenizer), sampling)
+        return cls(load_for_inference(directory), tokenizer, ChatFormat(tokenizer), sampling)
 
     def answer(self, messages: Sequence[Message]) -> Iterator[str]:
         """The answer to a conversation, piece by piece. The same conversation gives the same answer.

@@ -73,6 +73,14 @@ def load_config(directory: str | Path) -> ModelConfig:
     return from_huggingface(values, str(path))
 
 
+def load_for_inference(directory: str | Path) -> Transformer:
+    """The model of a directory, on the GPU that this process sees, else on the CPU. UserError as for `load_model`."""
+    import torch
+
+    model, _ = load_model(directory)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+
+
 def load_model(directory: str | Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelConfig]:
     """Read a model directory, of one safetensors file or several, as fp32 where `dtype` says nothing else.
 
