@@ -28,7 +28,7 @@ from data_prep.dedup.near import THRESHOLD, jaccard, links
 from data_prep.dedup.shingles import Shingles, batches, shingles
 from data_prep.dedup.signed import SUFFIXES, Collection, Part, Signing, write_signed
 from data_prep.documents import Document
-from data_prep.extract import Limits, extract
+from data_prep.extract import extract
 from data_prep.sources import Page
 from data_prep.sources.warc import read_warc
 
@@ -55,7 +55,7 @@ def page_texts(data: Path) -> list[str]:
     found = []
     for path in sorted((data / "web").glob("pages-*.warc.gz")):
         pages = [outcome for outcome in read_warc(str(path), 32 << 20) if isinstance(outcome, Page)]
-        found += [extract(page.body, page.charset, Limits(30_000, 512)).text for page in pages]
+        found += [extract(page.body, "resiliparse", page.charset).text for page in pages]
     return [text for text in found if text]
 
 

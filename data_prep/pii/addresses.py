@@ -174,12 +174,12 @@ def _before_house(text: str, before: str, word: str, start: int, end: int) -> It
         elif (first := _UNIT_FIRST.match(text, start)) and (over := _over_postcode(text, first.end()))[1]:
             yield start - len(unit[0]), over[0], 0.6
     else:
-        line = before[before.rfind("\n") + 1 :]
+        own_line = before[before.rfind("\n") + 1 :]
         stop = end + (text[end : end + 1].isalpha() and not text[end + 1 : end + 2].isalnum())
         ends = _ends_part(text, stop) and end - start < 5 and not _is_year(text[start:end])
-        if found := _street_with(_NUMBER_SIGN.sub("", line), ends):
+        if found := _street_with(_NUMBER_SIGN.sub("", own_line), ends):
             at, confidence = found
-            yield start - len(line) + at, stop, confidence
+            yield start - len(own_line) + at, stop, confidence
 
 
 def _street_with(name: str, ends: bool) -> tuple[int, float] | None:

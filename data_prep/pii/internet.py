@@ -56,12 +56,7 @@ def emails(text: str) -> Iterator[Span]:
     while at >= 0:
         domain = _DOMAIN.match(text, at + 1)
         local = _LOCAL.search(text[max(0, at - _LOCAL_CHARACTERS) : at]) if domain else None
-        if (
-            domain
-            and local
-            and domain[0].rsplit(".", 1)[1].lower() not in _FILE_ENDINGS
-            and not _PASSWORD.search(text[max(0, at - 400) : at])
-        ):
+        if domain and local and _is_address(text, at, local[0], domain[0]):
             yield Span(at - len(local[0]), domain.end(), "email", 1.0)
         at = text.find("@", at + 1)
     for match in _WRITTEN_AT.finditer(text) if any(sign.search(text) for sign in _AT_BRACKET) else ():

@@ -41,10 +41,12 @@ def quotas(sizes: Mapping[Key, int], weights: Mapping[Key, float], total: int) -
     taken: dict[Key, int] = {}
     sharing = {part: weights[part] for part in sizes if weights.get(part, 0) > 0}
     while sharing:
-        scale = (total - sum(taken.values())) / sum(sharing.values())
-        exhausted = {part: sizes[part] for part, weight in sharing.items() if sizes[part] <= scale * weight}
+        largest = max(sharing.values())
+        shares = {part: weight / largest for part, weight in sharing.items()}  # weights may be too small to divide by
+        scale = (total - sum(taken.values())) / sum(shares.values())
+        exhausted = {part: sizes[part] for part, share in shares.items() if sizes[part] <= scale * share}
         if not exhausted:
-            return taken | {part: round(scale * weight) for part, weight in sharing.items()}
+            return taken | {part: round(scale * share) for part, share in shares.items()}
         taken |= exhausted
         sharing = {part: weight for part, weight in sharing.items() if part not in exhausted}
     return taken

@@ -51,10 +51,10 @@ def test_words(text: str, words: list[str]) -> None:
 def pattern_of_a_word() -> re.Pattern[str]:
     """The definition of words and symbols as one regular expression."""
     marks = "".join(re.escape(chr(point)) for point in range(0x300, 0x10000) if module._classes()[point] & module.MARK)
-    letter = rf"[^\W{module._UNSPACED}]"
+    letter = rf"[^\W{module.UNSPACED_SCRIPTS}]"
     word = rf"{letter}(?:{letter}++|[{marks}]++)*+"
     inside = r"(?:['’.]|(?<=\d)[,:](?=\d))"
-    return re.compile(rf"{word}(?:{inside}{word})*|[{module._UNSPACED}][{marks}]*|\.+|-+|=+|\*+|#+|[^\w\s]")
+    return re.compile(rf"{word}(?:{inside}{word})*|[{module.UNSPACED_SCRIPTS}][{marks}]*|\.+|-+|=+|\*+|#+|[^\w\s]")
 
 
 PATTERN = pattern_of_a_word()

@@ -38,11 +38,11 @@ def paragraphs(*texts: str) -> tuple[Block, ...]:
 
 
 def story_article(world: World, draw: random.Random) -> Article:
-    """One story, or two with a heading before the second."""
+    """One story, or two with a heading before the second; how the first ended the second does not end."""
     (title, texts), *others = stories(world, draw, draw.randint(1, 2))
     blocks = list(paragraphs(*texts))
     for second, more in others:
-        blocks += [Block("h2", second), *paragraphs(*more)]
+        blocks += [Block("h2", second), *paragraphs(*(text for text in more if text not in texts))]
     return Article("story", title, tuple(blocks))
 
 
