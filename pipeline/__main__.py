@@ -88,6 +88,11 @@ def _override(argument: str) -> str:
 
 def main() -> None:
     """Entry point of `crawl2chat` and `python -m pipeline`."""
+    if sys.argv[1:] == ["--version"]:
+        from importlib.metadata import version
+
+        print(f"crawl2chat {version('crawl2chat')}")
+        return
     arguments = [argument.encode(errors="surrogateescape").decode(errors="replace") for argument in sys.argv[1:]]
     terminated = threading.Event()
 

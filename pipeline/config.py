@@ -47,7 +47,7 @@ class Settings:
     """What is said to the kernel itself. None of it is part of any identity."""
 
     command: str = "run"
-    root: Annotated[str, Meta(description="folder of the store and the runs")] = "out"
+    root: Annotated[str, Meta(min_length=1, description="folder of the store and the runs")] = "out"
     name: Annotated[str | None, Meta(description="name of the run, a folder under <root>/runs; the recipe's by default")] = None
     target: Annotated[str | None, Meta(description="build up to this stage; all stages by default")] = None
     only: Annotated[tuple[str, ...], Meta(description="build just these stages; what they need must be done")] = ()
@@ -99,7 +99,7 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
     """
     own = {f.name for f in dataclasses.fields(Settings)}
     settings = typed(Settings, {key: value for key, value in values.items() if key in own}, "")
-    if settings.name is not None and ("/" in settings.name or settings.name.startswith(".")):
+    if settings.name is not None and (not settings.name or "/" in settings.name or settings.name.startswith(".")):
         raise UserError(f"name={settings.name}: a run is one folder under {settings.root}/runs; use no slash and no dot at its begin")
     stages, command_names = settings.stages, settings.commands
     _require_known("", values, [*own, *stages, *command_names])

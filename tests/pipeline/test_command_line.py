@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,16 @@ def test_a_run_with_nothing_to_do_is_quick_and_starts_nothing(tmp_path: Path, ra
         times.append(time.monotonic() - begun)
         assert "HEAVY []" in result.stderr, result.stderr
     assert min(times) < 1.0
+
+
+def test_the_version_is_that_of_this_package(toy: Toy) -> None:
+    process = subprocess.run([sys.executable, "-m", "pipeline", "--version"], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["crawl2chat", version("crawl2chat")]
+
+
+@pytest.mark.parametrize("empty", ["root=", "name="])
+def test_an_empty_folder_or_name_is_refused(toy: Toy, empty: str) -> None:
+    assert f"crawl2chat: {empty.removesuffix('=')}" in toy.run("status", empty, expect=1).stderr
 
 
 def test_a_sweep_keeps_its_scratch_in_a_folder_of_the_users_own(toy: Toy) -> None:
