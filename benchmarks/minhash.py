@@ -25,10 +25,11 @@ from typing import Any
 from data_prep.dedup.clusters import settled, write_members
 from data_prep.dedup.minhash import signatures
 from data_prep.dedup.near import THRESHOLD, jaccard, links
-from data_prep.dedup.shingles import Shingles, batches, shingles
+from data_prep.dedup.shingles import BATCH_CHARACTERS, Shingles, shingles
 from data_prep.dedup.signed import SUFFIXES, Collection, Part, Signing, write_signed
 from data_prep.documents import Document
 from data_prep.extract import extract
+from data_prep.segment import batches
 from data_prep.sources import Page
 from data_prep.sources.warc import read_warc
 
@@ -65,7 +66,7 @@ def speed(texts: Sequence[str], repeats: int) -> None:
     sets = shingles(texts)
     hashes, bounds = sets.hashes.astype("<u8"), sets.bounds.astype("<u8")
     sides: dict[str, Callable[[], Any]] = {
-        "crawl2chat: text to signature": lambda: [signatures(shingles(batch)) for batch in batches(texts, str)],
+        "crawl2chat: text to signature": lambda: [signatures(shingles(batch)) for batch in batches(texts, str, BATCH_CHARACTERS)],
         "crawl2chat: shingles to signature": lambda: signatures(sets),
         "word 5-grams in Python": lambda: [python_shingles(text) for text in texts],
     }

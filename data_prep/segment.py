@@ -30,6 +30,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from data_prep.hashing import mixed
+
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
@@ -321,12 +323,3 @@ def _span_hashes(prefixes: Hashes, starts: Integers, ends: Integers) -> Hashes:
     if len(prefixes) > _BLOCK:
         back = back * _powers(pow(inverse, _BLOCK, 1 << 64), len(prefixes) // _BLOCK + 1)[starts // _BLOCK]
     return mixed((prefixes[ends] - prefixes[starts]) * back)
-
-
-def mixed(hashes: Hashes) -> Hashes:
-    """The hashes with their bits well mixed, one to one."""
-    import numpy
-
-    half = numpy.uint64(32)
-    hashes = (hashes ^ (hashes >> half)) * numpy.uint64(0xD6E8FEB86659FD93)
-    return hashes ^ (hashes >> half)

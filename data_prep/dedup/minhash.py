@@ -11,7 +11,8 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from data_prep.dedup.shingles import Shingles, blocks, mixed
+from data_prep.dedup.shingles import Shingles, blocks
+from data_prep.hashing import mixed
 
 if TYPE_CHECKING:
     import numpy

@@ -18,15 +18,18 @@ from __future__ import annotations
 import functools
 import itertools
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
+
+from data_prep.hashing import mixed
+from data_prep.segment import batches
 
 if TYPE_CHECKING:
     import numpy
     from numpy.typing import NDArray
 
-BATCH_CHARACTERS = 200_000  # arrays of a batch then fit into a core's cache; a longer text is a batch of its own
+BATCH_CHARACTERS = 200_000  # arrays of a batch then fit into a core's cache
 
 _MASK = (1 << 64) - 1
 _BASE = 0x9E3779B97F4A7C15  # of the polynomials over characters; odd, so that powers can be divided by
@@ -47,9 +50,6 @@ _UNSPACED = (  # Thai, Lao; Burmese; Khmer; iteration marks; kana; Han and its e
     (0x0E00, 0x0EFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF), (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF), (0xF900, 0xFAFF), (0xFF66, 0xFF9F), (0x20000, 0x323AF),
 )  # fmt: skip
-
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,27 +74,12 @@ def shingles(texts: Sequence[str], words: int = 5, characters: int = 9) -> Shing
     """The shingles of each text: `words` words long, `characters` characters in scripts without spaces."""
     import numpy
 
-    parts = [_batch(batch, words, characters) for batch in batches(texts, str)]
+    parts = [_batch(batch, words, characters) for batch in batches(texts, str, BATCH_CHARACTERS)]
     if len(parts) == 1:
         return parts[0]
     hashes = numpy.concatenate([numpy.zeros(0, numpy.uint32), *(part.hashes for part in parts)])
     counts = numpy.concatenate([numpy.zeros(1, numpy.int64), *(numpy.diff(part.bounds) for part in parts)])
     return Shingles(hashes, numpy.cumsum(counts))
-
-
-def batches(items: Iterable[Item], text: Callable[[Item], str]) -> Iterator[list[Item]]:
-    """The items in order, as many at a time as make a batch; `text` gives the text of one."""
-    batch: list[Item] = []
-    characters = 0
-    for item in items:
-        length = len(text(item))
-        if batch and characters + length > BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-        batch.append(item)
-        characters += length + 1
-    if batch:
-        yield batch
 
 
 def blocks(bounds: NDArray[numpy.int64], size: int) -> Iterator[tuple[int, int]]:
@@ -109,17 +94,6 @@ def blocks(bounds: NDArray[numpy.int64], size: int) -> Iterator[tuple[int, int]]
         last = max(first + 1, int(numpy.searchsorted(bounds, bounds[first] + size, "right")) - 1)
         yield first, last
         first = last
-
-
-def mixed(values: NDArray[numpy.uint64]) -> NDArray[numpy.uint64]:
-    """The values after the finaliser of SplitMix64 (Steele, Lea and Flood 2014), in place: every bit depends on every bit."""
-    import numpy
-
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        values ^= values >> numpy.uint64(shift)
-        values *= numpy.uint64(factor)
-    values ^= values >> numpy.uint64(31)
-    return values
 
 
 def _batch(texts: Sequence[str], words: int, characters: int) -> Shingles:

@@ -26,8 +26,10 @@ from msgspec import Meta
 
 from data_prep.dedup.entries import mapped, read_entries, write_entries
 from data_prep.dedup.minhash import BANDS, ROWS, band_keys, signatures
-from data_prep.dedup.shingles import batches, mixed, shingles
+from data_prep.dedup.shingles import BATCH_CHARACTERS, shingles
 from data_prep.documents import Document
+from data_prep.hashing import mixed
+from data_prep.segment import batches
 from pipeline.stage import UserError
 
 if TYPE_CHECKING:
@@ -64,7 +66,7 @@ def write_signed(path: Callable[[str], str], documents: Iterable[Document], sign
     with contextlib.ExitStack() as stack:
         minima, sketch, bounds = (stack.enter_context(open(path(suffix), "wb")) for suffix in (".minima", ".sketch", ".bounds"))
         bounds.write(numpy.zeros(1, "<i8").tobytes())
-        for batch in batches(documents, lambda document: document.text):
+        for batch in batches(documents, lambda document: document.text, BATCH_CHARACTERS):
             sets = shingles([document.text for document in batch], signing.words, signing.characters)
             signed = signatures(sets, signing.bands * signing.rows)
             counts = numpy.diff(sets.bounds)

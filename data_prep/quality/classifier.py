@@ -20,7 +20,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from data_prep.segment import Segments, batches, mixed, segment
+from data_prep.hashing import mixed
+from data_prep.segment import Segments, batches, segment
 from pipeline.stage import UserError
 
 if TYPE_CHECKING:

@@ -28,8 +28,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from data_prep.function_words import Found, stop_words
+from data_prep.hashing import mixed
 from data_prep.quality.languages import WORD_CHARACTERS
-from data_prep.segment import Segments, firsts, mixed, totals
+from data_prep.segment import Segments, firsts, totals
 
 if TYPE_CHECKING:
     import numpy
