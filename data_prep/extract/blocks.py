@@ -45,6 +45,7 @@ _WORDS = (
 _SELDOM_CHROME = frozenset(("body", "main", "article"))  # whose classes tell of what is in them, `has-sidebar` for one
 _HIDDEN = '[hidden],[aria-hidden="true"],[style*="display:none"],[style*="display: none"]'
 _BREAK = "\r"  # no parsed text holds one
+_PERMALINK = "¶"  # behind headings of manuals, a link to the heading itself
 
 
 class TooDeep(Exception):
@@ -157,7 +158,7 @@ def _end_block(blocks: Blocks, home: int, pieces: list[str], linked: int, is_pre
     elif _BREAK in text:
         text = "\n".join([" ".join(line.split()) for line in text.split(_BREAK)]).strip("\n")
     else:
-        text = " ".join(text.split())
+        text = " ".join(text.split()).removesuffix(_PERMALINK).rstrip()
     if text:
         blocks.home.append(home)
         blocks.text.append(text)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from resiliparse.parse.html import HTMLTree
 
+from data_prep.extract import extract
 from data_prep.extract.blocks import Blocks, TooDeep, read_blocks
 from data_prep.extract.main_text import MAX_DOUBT, Choice, choose
 from data_prep.extract.render import render, render_all
@@ -185,3 +186,8 @@ def test_a_table_that_lays_out_the_page_is_no_table() -> None:
     assert plain(f"<table><tr><td>menu<td>{PARAGRAPHS}</table>").split("\n\n")[0] == "menu"
     assert plain("<table><tr><td>one<tr><td>two</table>") == "one\n\ntwo"
     assert plain("<table><tr><td>1<td><pre>code</pre></table>") == "1\n\ncode"
+
+
+def test_links_of_headings_to_themselves_are_left_out() -> None:
+    page = f"<h1>Tides<a class=headerlink href=#tides>¶</a></h1><p>{SENTENCE}</p>"
+    assert extract(page).text.split("\n") == ["Tides", "", SENTENCE]
