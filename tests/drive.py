@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 import subprocess
 import sys
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,11 +72,46 @@ class Toy:
         return loaded
 
     def published(self, *arguments: str) -> dict[str, list[tuple[str, str]]]:
-        """(name, sha256) of every published file by stage, re-hashed from the bytes on disk."""
+        """(name, sha256) of every published file by stage that is done, re-hashed from the bytes on disk."""
         found = {}
         for stage, row in self.rows("status", *arguments).items():
+            if row["state"] != "DONE":
+                continue
             manifest = json.loads(Path(row["path"], "manifest.json").read_text())
             found[stage] = [
                 (entry["name"], hashlib.sha256((self.root / entry["path"]).read_bytes()).hexdigest()) for entry in manifest["files"]
             ]
         return found
+
+
+def progress_events(toy: Toy) -> int:
+    """How many progress events the run has written so far."""
+    path = toy.root / "runs" / toy.recipe / "events.jsonl"
+    if not path.exists():
+        return 0
+    return sum(1 for line in path.read_text().splitlines() if json.loads(line)["event"] == "progress")
+
+
+def killed_after(toy: Toy, number: int, *arguments: str) -> bool:
+    """Run and SIGKILL after `number` more progress events; False where it ended before."""
+    target = progress_events(toy) + number
+    process = toy.start(*arguments)
+    while process.poll() is None and progress_events(toy) < target:
+        time.sleep(0.02)
+    if process.poll() is not None:
+        assert process.returncode == 0, process.communicate()[1]
+        process.communicate()
+        return False
+    process.kill()
+    process.communicate()
+    return True
+
+
+def run_with_kills(toy: Toy, kills: int, seed: int, *arguments: str) -> int:
+    """Kill the run up to `kills` times after a drawn number of progress events, then let it end; the kills it took."""
+    draw = random.Random(seed)
+    taken = 0
+    while taken < kills and killed_after(toy, draw.randint(1, 6), *arguments):
+        taken += 1
+    toy.run(*arguments)
+    return taken

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
-import random
 import shutil
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.drive import Toy
+from tests.drive import Toy, run_with_kills
 
 Published = dict[str, list[tuple[str, str]]]
 ALONE = [f"{stage}.run.workers=0" for stage in ("pretrain", "sft", "dpo", "grpo")]
@@ -36,39 +33,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fresh(prepared: Path, folder: Path) -> Tiny:
     shutil.copytree(prepared, folder, symlinks=True)
     return Tiny(folder, recipe="tiny")
-
-
-def events(toy: Toy) -> int:
-    """How many progress events the trainings have written so far."""
-    path = toy.root / "runs" / "tiny" / "events.jsonl"
-    if not path.exists():
-        return 0
-    return sum(1 for line in path.read_text().splitlines() if json.loads(line)["event"] == "progress")
-
-
-def killed_after(toy: Toy, number: int, *arguments: str) -> bool:
-    """Run and SIGKILL after `number` more progress events; False where it ended before."""
-    target = events(toy) + number
-    process = toy.start(*arguments)
-    while process.poll() is None and events(toy) < target:
-        time.sleep(0.02)
-    if process.poll() is not None:
-        assert process.returncode == 0, process.communicate()[1]
-        process.communicate()
-        return False
-    process.kill()
-    process.communicate()
-    return True
-
-
-def run_with_kills(toy: Toy, kills: int, seed: int, *arguments: str) -> int:
-    """Kill the run up to `kills` times after a drawn number of progress events, then let it end; the kills it took."""
-    draw = random.Random(seed)
-    taken = 0
-    while taken < kills and killed_after(toy, draw.randint(1, 6), *arguments):
-        taken += 1
-    toy.run(*arguments)
-    return taken
 
 
 def of_training(toy: Toy, *arguments: str) -> Published:
