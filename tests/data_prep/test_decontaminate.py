@@ -63,7 +63,7 @@ class TestWords:
 
 class TestIndex:
     @given(st.lists(sentences, max_size=4), sentences, st.integers(2, 5), st.data())
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_finds_exactly_the_shared_runs(self, records: list[list[str]], text: list[str], ngram: int, data: st.DataObject) -> None:
         min_words = data.draw(st.integers(1, ngram))
         index = Index.of({"set": [" ".join(record) for record in records]}, ngram=ngram, min_words=min_words)
@@ -175,7 +175,7 @@ class TestRemoval:
         assert remove(PROSE, index, Removal()) == (PROSE, 0)
 
     @given(st.lists(sentences, min_size=1, max_size=3), st.lists(vocabulary, max_size=60), st.integers(0, 6))
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_nothing_is_found_in_what_remains(self, records: list[list[str]], text: list[str], margin: int) -> None:
         index = Index.of({"set": [" ".join(record) for record in records]}, ngram=3, min_words=2)
         rest, _ = remove(" ".join(text), index, Removal(margin, max_cuts=1_000, min_characters=1))

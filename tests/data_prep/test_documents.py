@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep import documents
@@ -28,7 +28,7 @@ def numbered(number: int) -> list[Document]:
     return [Document(f"{i:032x}", f"https://a.example/{i}", f"text {i}\n" * 5, "2026-01-01", f"a.warc#{i}") for i in range(number)]
 
 
-@settings(deadline=None)  # the first example imports pyarrow
+# the first example imports pyarrow
 @given(rows=some_documents)
 def test_documents_survive_the_disk(tmp_path_factory: pytest.TempPathFactory, rows: list[Document]) -> None:
     path = tmp_path_factory.mktemp("documents") / "a.parquet"

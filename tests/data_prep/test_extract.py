@@ -128,7 +128,7 @@ def test_what_is_hardly_html_is_no_accident(html: bytes) -> None:
     assert found.text.encode().decode() == found.text
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     parts=st.lists(
         st.sampled_from(

@@ -136,7 +136,7 @@ TAGS = [
 ]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(parts=st.lists(st.sampled_from(TAGS), max_size=40))
 def test_any_page_is_cut_chosen_and_rendered_without_losing_or_inventing_a_word(parts: list[str]) -> None:
     html = "".join(parts)

@@ -53,7 +53,7 @@ def test_signatures_are_the_same_on_every_machine_and_version() -> None:
     assert (signatures(shingles(TEXTS), 40) == signed[:, :40]).all()
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.integers(0, 40), max_size=12), st.integers(1, 50))
 def test_blocks_change_nothing(sizes: list[int], block: int) -> None:
     from data_prep.dedup import minhash

@@ -169,7 +169,7 @@ def test_a_bucket_of_thousands_takes_little_time(monkeypatch: pytest.MonkeyPatch
     assert len(links(keys, documents, lambda numbers: minima[numbers], 0.7)) == 20_000 - 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 40), st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=60), st.integers(1, 4))
 def test_clusters_are_connected_components(
     tmp_path_factory: pytest.TempPathFactory, size: int, drawn: list[tuple[int, int]], cuts: int

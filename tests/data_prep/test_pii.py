@@ -35,7 +35,7 @@ TEXTS = st.lists(PIECES, max_size=14).map("".join) | st.text()
 @example("2606:2800:220:1::1:be1joe@x.org", "placeholder")
 @example("2606:2800:220::joe@x.org", "placeholder")
 @example("+44 20 joe@x.org 7946 0958", "removal")
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_scrubbing_twice_is_scrubbing_once(text: str, replacement: Replacement) -> None:
     once, _ = scrub(text, replacement=replacement, key=KEY)
     assert find(once) == []
@@ -43,7 +43,7 @@ def test_scrubbing_twice_is_scrubbing_once(text: str, replacement: Replacement) 
 
 
 @given(TEXTS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_nothing_outside_the_spans_changes(text: str) -> None:
     scrubbed, spans = scrub(text)
     assert spans == find(text) == sorted(spans)

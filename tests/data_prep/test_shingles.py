@@ -29,7 +29,7 @@ def same(one: Shingles, other: Shingles) -> bool:
     return bool((one.hashes == other.hashes).all() and (one.bounds == other.bounds).all())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.lists(st.sampled_from(WORDS), max_size=30).map(" ".join), max_size=12))
 def test_sets_agree_with_their_definition(texts: list[str]) -> None:
     found = shingles(texts)
@@ -42,7 +42,7 @@ def test_sets_agree_with_their_definition(texts: list[str]) -> None:
             assert shared == len(references[one] & references[other])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.text(max_size=80), max_size=10), st.integers(1, 60))
 def test_batches_change_nothing(texts: list[str], size: int) -> None:
     whole = shingles(texts)

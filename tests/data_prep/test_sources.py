@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from warcs import http as response
 from warcs import members, record
@@ -67,7 +67,6 @@ RECORDS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(RECORDS, st.lists(st.integers(1, 9000), max_size=4), st.sampled_from(["plain", "members", "one", "pieces"]))
 def test_parts_of_any_archive_are_its_records(
     tmp_path_factory: pytest.TempPathFactory, records: list[bytes], cuts: list[int], packing: str
@@ -99,7 +98,6 @@ def test_an_archive_that_holds_an_archive_is_not_divided_wrongly(tmp_path: Path)
     assert parts(read_warc, path, [path.read_bytes().index(outer[1][:40]) - 25]) == whole
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([b'{"text": "one"}', b'{"text": "longer line"}', b"", b"bad", b"\xef\xbb\xbf{}", b'{"text": "x"}\r'])),
     st.lists(st.integers(1, 80), max_size=4),

@@ -44,7 +44,7 @@ def test_ids_are_uint16_below_65500_and_int32_from_there(tmp_path: Path, vocab_s
 
 
 @given(st.lists(st.lists(st.integers(0, 99_999), max_size=20), max_size=20))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_documents_come_back_in_order(tmp_path_factory: pytest.TempPathFactory, documents: list[list[int]]) -> None:
     shard = TokenShard.open(write(tmp_path_factory.mktemp("shard") / "unit.bin", documents, 100_000))
     assert [shard.document(number).tolist() for number in range(len(shard))] == documents
@@ -53,7 +53,7 @@ def test_documents_come_back_in_order(tmp_path_factory: pytest.TempPathFactory, 
 
 
 @given(st.lists(st.integers(0, 9), max_size=30), st.integers(1, 20))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_shards_keep_to_their_budget_and_hold_every_document_in_order(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], budget: int
 ) -> None:

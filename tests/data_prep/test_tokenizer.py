@@ -103,17 +103,17 @@ def real_texts(shared_data: Path) -> list[str]:
 
 class TestLossless:
     @given(any_text)
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_decoding_gives_back_any_text(self, tokenizer: Tokenizer, text: str) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
     @given(any_text)
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_no_text_encodes_to_a_control_id_or_the_unknown_id(self, tokenizer: Tokenizer, text: str) -> None:
         assert not set(tokenizer.encode(text)) & {0, *tokenizer.control.values()}
 
     @given(st.lists(any_text))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_a_batch_encodes_as_its_texts_do(self, tokenizer: Tokenizer, texts: list[str]) -> None:
         assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
@@ -208,13 +208,13 @@ class TestStability:
 
 class TestFastEncoder:
     @given(any_text)
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_gives_the_ids_of_sentencepiece_for_any_text(self, tokenizer: Tokenizer, fast: Tokenizer, text: str) -> None:
         assert fast.encode(text) == tokenizer.encode(text)
         assert fast.decode(fast.encode(text)) == text
 
     @given(st.lists(any_text))
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     def test_arrays_hold_what_the_lists_do(self, fast: Tokenizer, texts: list[str]) -> None:
         arrays = fast.encode_arrays(texts)
         assert [ids.tolist() for ids in arrays] == fast.encode_batch(texts)
@@ -289,7 +289,7 @@ class TestSampling:
     corpora = st.dictionaries(st.text(max_size=4), st.text(min_size=1, max_size=20), min_size=1, max_size=30)
 
     @given(corpora, st.integers(1, 200), st.integers(0, 200), st.randoms())
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     def test_a_prefix_is_the_shortest_in_hash_order_that_reaches_its_size(
         self, corpus: dict[str, str], size: int, first: int, random: Random
     ) -> None:
@@ -311,7 +311,7 @@ class TestSampling:
         assert in_hash_order(reversed(training + rest)) == training + rest
 
     @given(st.dictionaries(st.integers(0, 9), st.tuples(st.integers(0, 1_000), st.floats(0, 10)), max_size=6), st.integers(1, 3_000))
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     def test_quotas_take_what_is_wanted_and_no_more_than_there_is(self, parts: dict[int, tuple[int, float]], total: int) -> None:
         sizes = {part: size for part, (size, _) in parts.items()}
         weights = {part: weight for part, (_, weight) in parts.items()}
@@ -356,7 +356,7 @@ class TestFertility:
 
 class TestHuggingFace:
     @given(any_text)
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     def test_the_exported_tokenizer_gives_the_same_ids_and_text(self, tokenizer: Tokenizer, hugging_face: Tokenizer, text: str) -> None:
         ids = tokenizer.encode(text)
         assert hugging_face.encode(text) == ids

@@ -38,7 +38,7 @@ prompt_lists = st.lists(st.lists(st.integers(0, VOCABULARY - 1), min_size=1, max
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, PLAIN, COOL])
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(prompts=prompt_lists)
 def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone_without_a_cache(model, sampling, prompts):
     stop_ids = {3, 4, 5}

@@ -23,7 +23,7 @@ caps = st.one_of(st.none(), st.integers(0, 300))
 
 
 @given(weights, st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_every_corpus_gives_its_rows_in_order_and_no_more_than_its_cap(parts: list[float], data: st.DataObject) -> None:
     limits = data.draw(st.lists(caps, min_size=len(parts), max_size=len(parts)))
     mixture = Mixture(parts, limits)
@@ -42,7 +42,7 @@ def test_every_corpus_gives_its_rows_in_order_and_no_more_than_its_cap(parts: li
 
 
 @given(weights, st.integers(0, 100_000), st.integers(1, 2_000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_stretch_has_nearly_the_weights(parts: list[float], start: int, length: int) -> None:
     mixture = Mixture(parts, [None] * len(parts))
     counted = np.array(mixture.counts(start + length)) - np.array(mixture.counts(start))
@@ -51,7 +51,7 @@ def test_any_stretch_has_nearly_the_weights(parts: list[float], start: int, leng
 
 
 @given(weights, st.lists(st.integers(0, 3_000), max_size=20))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_a_row_depends_on_its_number_alone(parts: list[float], rows: list[int]) -> None:
     limits = [None, *([500] * (len(parts) - 1))]
     one, other = Mixture(parts, limits), Mixture(parts, limits)

@@ -38,7 +38,7 @@ SIZES = st.lists(st.lists(st.integers(1, 30), min_size=1, max_size=6), min_size=
 
 
 @given(SIZES, st.integers(1, 40), st.integers(1, 7), st.integers(1, 4), st.integers(0, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_token_of_an_epoch_is_a_target_once_whatever_the_ranks(
     sizes: list[list[int]], length: int, batch: int, world: int, seed: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_every_token_of_an_epoch_is_a_target_once_whatever_the_ranks(
 
 
 @given(SIZES, st.integers(1, 40), st.integers(0, 3), st.integers(0, 50))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_row_depends_on_its_number_alone_and_predicts_within_documents(
     sizes: list[list[int]], length: int, seed: int, number: int
 ) -> None:
