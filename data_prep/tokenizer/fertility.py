@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from data_prep.segment import is_symbol, split_words
+from data_prep.segment import segment
 from data_prep.tokenizer.encoder import Tokenizer
 from data_prep.tokenizer.sampling import Text
 
@@ -48,7 +48,7 @@ def fertility(tokenizer: Tokenizer, held_out: Iterable[Text], trained_on: Iterab
                 text.language,
                 known.documents + 1,
                 known.bytes + len(text.text.encode()),
-                known.words + sum(not is_symbol(word) for word in split_words(text.text)),
+                known.words + int((~segment([text.text]).symbols).sum()),
                 known.tokens + len(tokenizer.encode_arrays([text.text])[0]),
                 fresh,
             )
