@@ -24,8 +24,8 @@ def distributions(facts: Facts) -> str:
         _card("Words a document", _lengths(came.by_words, stays.by_words), _middle(stays, stays.by_words, stays.words)),
         _card("Languages", _ranked(came.by_language, stays.by_language, {UNKNOWN: "not known"})),
         _card("Hosts", _hosts(facts), _hosts_note(facts)),
-        _card("Crawled in", _dates(came.by_month, stays.by_month)),
-        _card("Published in", _dates(came.by_year, stays.by_year), "As the pages say themselves."),
+        _card("Crawled in", _dates(came.by_month, stays.by_month), _undated(came.by_month, stays.by_month)),
+        _card("Published in", _dates(came.by_year, stays.by_year), f"As the pages say themselves. {_undated(came.by_year, stays.by_year)}"),
         _card(
             "Extractor",
             _ranked(came.by_extractor, stays.by_extractor, {"": "none: ready text"}) if len({*came.by_extractor} - {""}) else "",
@@ -38,7 +38,7 @@ def distributions(facts: Facts) -> str:
         else (f'<p class="key"><i></i>kept in the end<i class="behind"></i>as <code>{text(facts.first)}</code> extracted them</p>')
     )
     lead = "Numbers of documents: those that are kept, with their share of those that came in."
-    return section("distributions", "Distributions", f'{key}<div class="grid" style="margin-top:.8rem">{"".join(charts)}</div>', lead)
+    return section("distributions", "Distributions", f'{key}<div class="columns">{"".join(charts)}</div>', lead)
 
 
 def _card(title: str, chart: str, note: str = "") -> str:
@@ -101,9 +101,11 @@ def _dates(came: Mapping[str, int], stays: Mapping[str, int]) -> str:
     if len(rows) > MONTHS:
         first, rows = rows[:-MONTHS], rows[-MONTHS:]
         rows = [(f"until {first[-1][0]}", sum(row[1] for row in first), sum(row[2] for row in first)), *rows]
-    if "" in came or "" in stays:
-        rows.append(("not known", came.get("", 0), stays.get("", 0)))
     return chart(rows)
+
+
+def _undated(came: Mapping[str, int], stays: Mapping[str, int]) -> str:
+    return f"Not known of {rough(stays.get('', 0))} that are kept, of {rough(came.get('', 0))} that came in." if "" in came else ""
 
 
 def _within(dates: Mapping[str, int], year: str) -> int:

@@ -42,6 +42,14 @@ def rough(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:.3g}"
 
 
+def compact(value: float) -> str:
+    """The same in as little room as it takes: 2.5 B, 12.3 M."""
+    words = rough(value)
+    for word in ("quadrillion", "trillion", "billion", "million"):
+        words = words.replace(word, word[0].upper())
+    return words
+
+
 def size(value: float) -> str:
     """Bytes in decimal units."""
     for unit, word in ((1e15, "PB"), (1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
@@ -64,8 +72,9 @@ def share(part: float, whole: float) -> str:
 
 def bar(part: float, whole: float, behind: float | None = None) -> str:
     """A horizontal bar, `part` of `whole` long; a fainter one `behind` it."""
-    back = "" if behind is None else f'<b style="width:{_width(behind, whole)}"></b>'
-    return f'<span class="bar">{back}<i style="width:{_width(part, whole)}"></i></span>'
+    back = f'<b style="width:{_width(behind, whole)}"></b>' if behind else ""
+    front = f'<i style="width:{_width(part, whole)}"></i>' if part else ""
+    return f'<span class="bar">{back}{front}</span>'
 
 
 def _width(part: float, whole: float) -> str:

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 from data_prep.report.facts import Facts, Passage
 from data_prep.report.figures import distributions
-from data_prep.report.markup import bar, details, number, plural, rough, section, share, size, table, text
+from data_prep.report.markup import bar, compact, details, number, plural, rough, section, share, size, table, text
 from data_prep.report.reading import duplicates, kept, rejects
 from data_prep.report.timing import Timing, forecast
 
@@ -74,13 +74,13 @@ def _header(facts: Facts) -> str:
     corpus = facts.numbers.corpora[facts.last]
     tokens = sum(value for name, value in facts.metrics("tokenize").items() if name in ("train_tokens", "validation_tokens"))
     tiles = [
-        (rough(facts.records), "records in"),
-        (rough(facts.kept), f"documents kept · {share(facts.kept, facts.records)}"),
-        (rough(corpus.characters), "characters kept"),
-        (rough(corpus.words), "words kept"),
-        *([(rough(tokens), "tokens")] if tokens else []),
+        (compact(facts.records), "records in"),
+        (compact(facts.kept), f"documents kept · {share(facts.kept, facts.records)}"),
+        (compact(corpus.characters), "characters kept"),
+        (compact(corpus.words), "words kept"),
+        *([(compact(tokens), "tokens")] if tokens else []),
         (rough(len(corpus.by_language)), "language" if len(corpus.by_language) == 1 else "languages"),
-        (rough(facts.hosts.kept), "hosts"),
+        (compact(facts.hosts.kept), "hosts"),
     ]
     boxes = "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
     way = " → ".join(f"<code>{text(one.step)}</code>" for one in facts.funnel)
@@ -118,7 +118,7 @@ def _funnel(facts: Facts) -> str:
         rows.append(
             f'<div class="step"><span class="name">{text(one.step)}</span>{bar(one.kept, facts.records, behind=one.total)}'
             f'<span class="numbers"><b>{number(one.kept)}</b> {lost}</span>'
-            f'<span class="why">{"<br>".join(part for part in why if part)}</span></div>'
+            f'<span class="about">{"<br>".join(part for part in why if part)}</span></div>'
         )
     header = ("stage", "in", "rejected", "of its input", "errored", "kept", "of all")
     cells = [
@@ -226,10 +226,10 @@ def _throughput(facts: Facts, timings: Sequence[Timing], crawl_pages: int, cores
                 number(one.records) if one.records is not None else "–",
                 _rate(one.records, one),
                 _rate(one.bytes / 1e6 if one.bytes is not None else None, one),
-                rough(hours) if hours is not None else "–",
+                _hours(hours) if hours is not None else "–",
             )
         )
-    total = ("all", duration(sum(one.seconds for one in timings)), "", "", "", "", rough(would.total_core_hours))
+    total = ("all", duration(sum(one.seconds for one in timings)), "", "", "", "", _hours(would.total_core_hours))
     header = ("stage", "took", "cores", "documents in", "documents/s", "MB/s read", f"core-hours for {rough(crawl_pages)} pages")
     body = table(header, [*rows, total]).replace("<tr><td>all</td>", '<tr class="sum"><td>all</td>')
     grown = crawl_pages / facts.records if facts.records else 0
@@ -260,6 +260,10 @@ def _rate(amount: float | None, timing: Timing) -> str:
         return "–"
     rate = amount * timing.share / timing.seconds
     return number(rate) if rate >= 100 else f"{rate:.3g}"
+
+
+def _hours(hours: float) -> str:
+    return rough(hours) if hours >= 0.1 or not hours else "&lt; 0.1"
 
 
 def duration(seconds: float) -> str:

@@ -46,7 +46,7 @@ def _most(facts: Facts) -> int:
 def _reject(facts: Facts, one: Passage, sample: Sample) -> str:
     found = facts.shown.get(_source(facts, one.step), {}).get(sample.id)
     hidden = one.kind == "scrub" and not facts.personal_data
-    why = f'<div class="meta">{clipped(sample.detail, 300)}</div>' if sample.detail else ""
+    why = f'<div class="why">{clipped(sample.detail, 300)}</div>' if sample.detail else ""
     if found is None or hidden:
         said = "Not shown: it is full of personal data." if hidden else "Its text was never extracted."
         return f'<article><h4>{text(sample.url) or "no URL"}</h4>{why}{_meta(sample)}<div class="meta">{said}</div></article>'
@@ -116,9 +116,11 @@ def _clusters(facts: Facts, step: str, tally: Tally) -> str:
     rows = []
     for survivor, count, _, _ in tally.top[:CLUSTERS]:
         found = documents.get(survivor)
-        name = f"{clipped(found.title, 100)} <span class=meta>{clipped(found.url, 140)}</span>" if found else "of an earlier corpus"
-        rows.append((name, f"<code>{text(survivor[:12])}</code>", number(count)))
-    return details("The largest clusters", table(("what stayed", "id", "removed"), rows, words=2))
+        name = (
+            f"{clipped(found.title, 100)} <span class=meta>{clipped(found.url, 140)}" if found else "<span class=meta>of an earlier corpus"
+        )
+        rows.append((f"{name} <code>{text(survivor)}</code></span>", number(count)))
+    return details("The largest clusters", table(("what stayed", "removed"), rows))
 
 
 def _pairs(facts: Facts, step: str, tally: Tally) -> str:
@@ -150,12 +152,12 @@ def _row(row: Row) -> str:
     if row.kind == "skipped":
         return f'<div class="skipped">{plural(row.skipped, "equal line")}</div>'
     cells = ""
-    for parts in (row.left, row.right):
+    for side, parts in (("removed", row.left), ("stayed", row.right)):
         inside, left = "", LINE
         for words, marked in parts:
             piece = clipped(words, left) if left > 0 else ""
             inside += f"<mark>{piece}</mark>" if marked and piece else piece
             left -= len(words)
-        kind = "" if row.kind == "same" else ' class="differs"' if parts else ' class="absent"'
-        cells += f'<div dir="auto"{kind}>{inside}</div>'
+        kind = "same" if row.kind == "same" else "differs" if parts else "absent"
+        cells += f'<div dir="auto" class="{kind} {side}">{inside}</div>'
     return cells

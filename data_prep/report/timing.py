@@ -43,7 +43,8 @@ def _timing(step: Step, chain: Chain) -> Timing:
     cpus = manifest.get("cpus") or 1.0
     cores = max(1.0, min(cpus, shards["computed"] * manifest.get("run", {}).get("cpus", 1.0)))
     records = step.counts["in"] if step.counts else None
-    return Timing(step.name, manifest["elapsed_s"], cores, shards["computed"] / number if number else 1.0, records, _bytes(step, chain))
+    read = _bytes(step, chain) if step.counts else None
+    return Timing(step.name, manifest["elapsed_s"], cores, shards["computed"] / number if number else 1.0, records, read)
 
 
 def _bytes(step: Step, chain: Chain) -> int | None:
