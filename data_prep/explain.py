@@ -86,7 +86,8 @@ def explain(query: str, artifacts: Sequence[tuple[str, Artifact]]) -> list[Step]
                     url, source = row.pop("url", ""), row.pop("source", "")
                     if folder in ("documents", "rejects"):
                         found.setdefault(identity, (url, source))
-                    where = stage, identity, *found.get(identity, (url, source))
+                    url, source = found.get(identity, (url, source))
+                    where = stage, identity, url, source
                     match folder:
                         case "documents":
                             text = _Text.of(row["text"], row.get("extractor", ""))
