@@ -274,7 +274,7 @@ def advert_copy(source: Source) -> tuple[str, bytes]:
 
 TROUBLES: Mapping[str, Trouble] = {
     "exact_duplicate": Trouble("dedup", "duplicate", exact_duplicate, own_article=False),
-    "near_duplicate": Trouble("kept", "", near_duplicate, own_article=False),
+    "near_duplicate": Trouble("near_dedup", "near_duplicate", near_duplicate, own_article=False),
     "broken_html": Trouble("kept", "", broken_html),
     "lying_charset": Trouble("kept", "", lying_charset),
     "no_charset": Trouble("kept", "", no_charset),
