@@ -19,7 +19,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 from house import House, Inline
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.documents import Document
@@ -247,6 +247,7 @@ parts = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(parts, min_size=1, max_size=5), st.integers(0, 3), st.randoms())
 def test_numbers_add_up_in_any_order_and_grouping(found: list[Numbers], shown: int, chance: random.Random) -> None:
     whole = merged(found, shown)
@@ -505,7 +506,7 @@ def test_what_differs_is_marked() -> None:
 
 def test_two_texts_that_are_large_and_different_take_no_time() -> None:
     chance = random.Random(0)
-    texts = ["\n".join(" ".join(chance.choice(WORDS) for _ in range(chance.randrange(200))) for _ in range(400)) for _ in range(2)]
+    texts = ["\n".join(" ".join(chance.choice(WORDS) for _ in range(chance.randrange(80))) for _ in range(400)) for _ in range(2)]
     assert side_by_side(*texts) and side_by_side("x " * 100_000, "y " * 100_000)
 
 
