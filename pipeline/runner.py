@@ -134,6 +134,7 @@ def _build_leased(survey: Survey, node: Node, status: Status, lease: Lease, prog
         "metrics": dict(metrics),
         "reproducible": ctx.reproducible and all(a.manifest["reproducible"] for a in ctx.inputs.values()),
         "shards": {"computed": ctx.shards_computed, "reused": ctx.shards_reused},
+        "cpus": ctx.cpus,  # that could work on its shards; 0 where none was computed
         "run": plain(node.run),
         "provenance": provenance(node.stage),
         "started": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),

@@ -192,7 +192,8 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
         max_retries=run.retries,
         retry_exceptions=[OSError],
     )
-    limit = run.in_flight or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+    ctx.cpus = max(ctx.cpus, float(ray.cluster_resources().get("CPU", 1)))
+    limit = run.in_flight or max(2, 2 * int(ctx.cpus))
     waiting = iter(tasks.items())
     running: dict[Any, str] = {}
     checked = time.monotonic()

@@ -201,6 +201,7 @@ class StageContext:
         self.reproducible = True
         self.errors: tuple[str, ...] = ()
         self.shards_computed = self.shards_reused = 0
+        self.cpus = 0.0  # of the cluster that computed shards
 
     def files(self, role: str) -> tuple[File, ...]:
         """What the stage reads in this role: the input artifact's files under the folder `<role>/` (all of its files

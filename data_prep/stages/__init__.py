@@ -6,6 +6,7 @@ from data_prep.stages.lines import LineDedupParams, line_dedup
 from data_prep.stages.pages import DemoParams, IngestParams, UrlRules, compile_shard, demo, ingest, ingest_shard
 from data_prep.stages.privacy import ScrubParams, scrub, scrub_shard
 from data_prep.stages.quality import ClassifierParams, ScoreParams, classifier, score, score_shard, select, select_shard
+from data_prep.stages.reporting import ReportParams, count_shard, find_shard, report, tally_shard
 from data_prep.stages.tokens import (
     TokenizeParams,
     TokenizerParams,
@@ -25,6 +26,7 @@ __all__ = [
     "IngestParams",
     "LineDedupParams",
     "NearDedupParams",
+    "ReportParams",
     "ScoreParams",
     "ScrubParams",
     "TokenizeParams",
@@ -32,12 +34,14 @@ __all__ = [
     "UrlRules",
     "classifier",
     "compile_shard",
+    "count_shard",
     "decontaminate",
     "decontaminate_shard",
     "dedup",
     "dedup_url",
     "demo",
     "draw_shard",
+    "find_shard",
     "hash_shard",
     "ingest",
     "ingest_shard",
@@ -45,12 +49,14 @@ __all__ = [
     "measure_shard",
     "near_dedup",
     "remove_shard",
+    "report",
     "score",
     "score_shard",
     "scrub",
     "scrub_shard",
     "select",
     "select_shard",
+    "tally_shard",
     "tokenize",
     "tokenize_shard",
     "tokenizer",

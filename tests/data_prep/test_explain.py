@@ -1,6 +1,7 @@
 """explain tells for every stage what it did with a document, found by id or URL."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -68,7 +69,7 @@ def test_a_kept_and_a_rejected_document_by_id(artifacts: dict[str, Artifact]) ->
         ("dedup", "kept"),
     ]
     found = explain(DROPPED, list(artifacts.items()))
-    assert found[0] == Step("ingest", DROPPED, "http://a/2", "a.warc.gz#dropped", "kept")
+    assert found[0] == Step("ingest", DROPPED, "http://a/2", "a.warc.gz#dropped", "kept", detail="11 characters in 1 line")
     assert found[1].scores == {"language": "en", "gopher_words": 3.0}
     assert found[2] == Step("select", DROPPED, "http://a/2", "a.warc.gz#dropped", "rejected", "gopher_min_words", "3 < 50")
     assert len(found) == 3
@@ -89,9 +90,82 @@ def test_the_command_prints_stages_reasons_and_scores_but_no_text(
     explain_command(artifacts, ["http://a/1"], ExplainSettings())
     printed = capsys.readouterr().out
     assert f"{KEPT}  http://a/1  a.warc.gz#kept" in printed
-    assert f"rejected  duplicate: {KEPT}" in printed
+    assert f"rejected   duplicate: {KEPT} http://a/1" in printed
     assert "does not apply" in printed and "80" in printed
     assert "secret" not in printed
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "https://EXAMPLE.org:443/a/../page?utm_source=mail&id=1#top",
+        "example.org/page?id=1",
+        " https://example.org/page?id=1 ",
+        "https://ex%61mple.org/%70age?id=1",
+    ],
+)
+def test_a_url_is_found_in_any_form_that_leads_to_the_same_page(tmp_path: Path, query: str) -> None:
+    own = document("own", "https://Example.org/page?id=1&fbclid=abc")
+    others = [document("other", "https://example.org/page?id=2"), document("more", "https://example.org/Page?id=1"), document("none", "")]
+    ingest = artifact(tmp_path, "ingest", [*others, own], [])
+    assert [step.id for step in explain(query, [("ingest", ingest)])] == [own.id]
+
+
+def test_a_url_with_an_international_host_is_found_in_both_spellings(tmp_path: Path) -> None:
+    ingest = artifact(tmp_path, "ingest", [document("a", "https://bücher.example/x"), document("b", "https://xn--bcher-kva.example/x")], [])
+    for query in ("https://bücher.example/x", "https://xn--bcher-kva.example/x"):
+        assert [step.id for step in explain(query, [("ingest", ingest)])] == [identity("a"), identity("b")], query
+
+
+def test_what_was_cut_and_replaced_found_and_encoded(tmp_path: Path) -> None:
+    def of(stage: str, text: str) -> Artifact:
+        return artifact(tmp_path, stage, [replace(document("one", "http://a/1"), text=text, extractor="blocks")], [])
+
+    def table(stage: str, folder: str, **columns: list[object]) -> Artifact:
+        path = tmp_path / f"{stage}-{folder}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table({"id": [identity("one")], **columns}), path)
+        return Artifact(stage, "f", "d", str(tmp_path), (File.of(f"{folder}/a.parquet", path),), {})
+
+    stages = [
+        of("ingest", "menu\nwrite to joe@example.org\nor to [EMAIL]\nend"),
+        of("line_dedup", "write to joe@example.org\nor to [EMAIL]\nend"),
+        of("scrub", "write to [EMAIL]\nor to [EMAIL]\nend"),
+        table("decontaminate", "overlaps", evaluation=["trivia"], row=[3], words=[14], start=[0], end=[9], text=["write to"]),
+        table("tokenize", "index", split=["validation"], tokens=[12], bytes=[36]),
+    ]
+    told = [(step.stage, step.outcome, step.reason, step.detail) for step in explain("http://a/1", [(one.stage, one) for one in stages])]
+    assert told == [
+        ("ingest", "kept", "", "47 characters in 4 lines, by blocks"),
+        ("line_dedup", "kept", "", "42 characters in 3 lines, −5 characters, −1 lines"),
+        ("scrub", "kept", "", "34 characters in 3 lines, −8 characters, +1 [EMAIL]"),
+        ("decontaminate", "found", "trivia", "row 3, 14 words"),
+        ("tokenize", "validation", "", "12 tokens, 36 bytes"),
+    ]
+
+
+def test_a_near_duplicate_names_its_survivor_or_says_that_it_is_of_an_earlier_corpus(tmp_path: Path) -> None:
+    def rejected(name: str, survivor: str) -> Reject:
+        return Reject(identity(name), f"http://a/{name}", f"a#{name}", "near_duplicate", f"{identity(survivor)} 0.913")
+
+    stage = artifact(tmp_path, "near_dedup", [document("kept", "http://a/1")], [rejected("x", "kept"), rejected("y", "gone")])
+    assert [explain(f"http://a/{name}", [("near_dedup", stage)])[0].detail for name in "xy"] == [
+        f"{KEPT} 0.913 http://a/1",
+        f"{identity('gone')} 0.913 (of an earlier corpus)",
+    ]
+
+
+def test_only_row_groups_that_hold_the_document_are_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = artifact(tmp_path, "ingest", [document(str(number), f"http://a/{number}") for number in range(2_500)], [])
+    read: list[tuple[int, bool]] = []
+    whole = pyarrow.parquet.ParquetFile.read_row_group
+
+    def noted(self: object, group: int, columns: list[str], **options: object) -> pyarrow.Table:
+        read.append((group, "text" in columns))
+        return whole(self, group, columns=columns, **options)
+
+    monkeypatch.setattr(pyarrow.parquet.ParquetFile, "read_row_group", noted)
+    assert len(explain("http://a/1700", [("ingest", stage)])) == 1
+    assert [group for group, text in read if text] == [1] and len(read) == 4
 
 
 @pytest.mark.parametrize("words", [["http://nowhere/"], [], ["a", "b"]])
