@@ -137,6 +137,8 @@ def _verdict(status: int) -> tuple[Killed, bool]:
 def _serve(name: str, cpu_s: float, memory_bytes: int, descriptor: int) -> None:
     module, _, attribute = name.partition(":")
     function = getattr(importlib.import_module(module), attribute)
+    most = resource.getrlimit(resource.RLIMIT_AS)[1]  # what somebody else has allowed
+    memory_bytes = memory_bytes if most == resource.RLIM_INFINITY else min(memory_bytes, most)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
