@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 from data_prep.documents import Document, DocumentWriter, Reject, RejectWriter
 from data_prep.extract import Extraction, Limits, Method, extract, normalise
-from data_prep.isolation import Isolated, Killed
+from data_prep.isolation import OUT_OF_MEMORY, Isolated, Killed
 from data_prep.sources import Damaged, Other, Outcome, Page, PlainText, Record, Rejected
 from data_prep.urls import UrlFilter
 
 EXTRACTION_CPU_S = 30.0  # a backstop: the slowest of 2,296 real pages takes .3 s
-EXTRACTION_MEMORY_BYTES = 4 << 30
+EXTRACTION_MEMORY_BYTES = 4 << 30  # likewise, half of it for a page: the most that pages of 32 MB took is .8 GB
 
 _BATCH_PAGES = 16
 _BATCH_BYTES = 4 << 20
@@ -48,7 +48,7 @@ class Ingested:
     other: int = 0  # records that never hold a document, not in total
     characters: int = 0  # of the kept texts
     extractors: Counter[str] = field(default_factory=Counter)  # documents by whose text they have
-    killed: int = 0  # of the errored: those a backstop decided about
+    killed: int = 0  # of the rejected and errored: those a backstop decided about
     errors: list[str] = field(default_factory=list)  # the first errored ones, `file#offset: what is wrong`
 
 
@@ -80,13 +80,13 @@ def ingest_records(
                     result.characters += len(final.text)
                     result.extractors.update([final.method] if final.method else [])
                     continue
-                if isinstance(final, Rejected):
+                result.killed += isinstance(final, Killed)
+                if isinstance(final, Rejected) or (isinstance(final, Killed) and final.reason == OUT_OF_MEMORY):
                     reason = final.reason
                     result.rejected[reason] += 1
                 else:
                     reason = "errored"
                     result.errored += 1
-                    result.killed += isinstance(final, Killed)
                     if len(result.errors) < _NAMED_ERRORS:
                         result.errors.append(f"{source}: {normalise(final.detail)}")
                 rejects.write(Reject(identity, record.url, source, reason, normalise(final.detail)))

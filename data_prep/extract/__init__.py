@@ -8,10 +8,10 @@ trafilatura  trafilatura in its default setting; the most careful, and thirty ti
 cascade      `blocks`, and where its result is doubtful (`main_text.Choice.doubt`) `trafilatura`
 
 Parsers need time in proportion to tags × depth, extraction to nodes × depth, so a page of a megabyte can keep either busy for hours.
-Two checks keep that away: the number of start tags, counted before parsing in the plain text (wherever they stand, so nothing can
-hide one), bounds what parsing may cost; the depth of the parsed tree bounds the extraction. The tree is measured, not guessed from
-the tags, because which tag ends which element is the parser's own business. What these do not catch (a million attributes in one
-tag, say) is left to the clock of `data_prep.isolation`.
+Two checks keep that away: the numbers of start tags and of end tags (`</p>` alone makes an element), counted before parsing in the
+plain text (wherever they stand, so nothing can hide one), bound what parsing may cost; the depth of the parsed tree bounds the
+extraction. The tree is measured, not guessed from the tags, because which tag ends which element is the parser's own business. What
+these do not catch (a million attributes in one tag, say) is left to the clock of `data_prep.isolation`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 Method = Literal["cascade", "blocks", "resiliparse", "trafilatura"]
 
-_START_TAG = re.compile(r"<[A-Za-z]")
+_TAGS = {"start": re.compile(r"<[A-Za-z]"), "end": re.compile(r"</[A-Za-z]")}
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\xad]")
 _LINE_ENDS = re.compile(r"\r\n?|\x85|\u2028|\u2029")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
@@ -39,7 +39,10 @@ _SURROGATES = re.compile(r"[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a page may cost. The deepest of 2,296 real pages has depth 40, the one with most tags 12,500."""
+    """What a page may cost: so many start tags and so many end tags, and elements so deep.
+
+    The deepest of 2,296 real pages has depth 40, the one with most tags 12,500.
+    """
 
     max_tags: int = 30_000
     max_depth: int = 512
@@ -86,9 +89,10 @@ def extract(
     from resiliparse.parse.html import HTMLTree
 
     page = decode_html(html, charset) if isinstance(html, bytes) else html.encode(errors="replace").decode()  # no lone surrogates
-    tags = page.count("<")
-    if tags > limits.max_tags and (tags := len(_START_TAG.findall(page))) > limits.max_tags:
-        return Extraction(refused="too_many_tags", detail=f"{tags} start tags, the limit is {limits.max_tags}")
+    if page.count("<") > limits.max_tags:
+        for kind, tag in _TAGS.items():
+            if (tags := len(tag.findall(page))) > limits.max_tags:
+                return Extraction(refused="too_many_tags", detail=f"{tags} {kind} tags, the limit is {limits.max_tags}")
     tree = HTMLTree.parse(page)
     try:
         text, whose = _main_text(page, tree, method, limits.max_depth, max_doubt, markdown)

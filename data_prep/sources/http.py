@@ -6,6 +6,8 @@ import re
 import zlib
 from collections.abc import Callable
 
+MOST_ENCODINGS = 5  # of a body, one in the other; no server has use for more than two
+_FIRST_PIECE, _LARGEST_PIECE = 1 << 9, 1 << 20
 _CHUNK_SIZE = re.compile(rb"[ \t]*([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]{0,4096})?\r?\n")
 
 
@@ -29,9 +31,10 @@ def decode_body(body: bytes, transfer_encoding: str, content_encoding: str, limi
     """
     if "chunked" in transfer_encoding.lower() and _CHUNK_SIZE.match(body):
         body = _join_chunks(body)
-    for name in reversed([name.strip().lower() for name in content_encoding.split(",")]):
-        if name in ("", "identity", "none", "utf-8"):
-            continue
+    names = [name for name in map(str.strip, content_encoding.lower().split(",")) if name not in ("", "identity", "none", "utf-8")]
+    if len(names) > MOST_ENCODINGS:
+        raise UnknownEncoding(f"{len(names)} encodings, one in the other")
+    for name in reversed(names):
         if name not in _DECODERS:
             raise UnknownEncoding(name)
         try:
@@ -63,20 +66,26 @@ def _join_chunks(body: bytes) -> bytes:
 
 
 def _inflate(body: bytes, window: int, limit: int) -> bytes:
-    parts, room = [], limit + 1
-    while body and room > 0:
-        decoder = zlib.decompressobj(window)
+    """The data of all members. Each is given the body in pieces of growing size, or a million small members would be slow: what a
+    member leaves unused is copied."""
+    inflated, position = bytearray(), 0
+    while position < len(body) and len(inflated) <= limit:
+        decoder, size, start, done = zlib.decompressobj(window), _FIRST_PIECE, position, len(inflated)
         try:
-            parts.append(decoder.decompress(body, room))
+            while not decoder.eof and position < len(body) and len(inflated) <= limit:
+                piece = body[position : position + size]
+                position += len(piece)
+                inflated += decoder.decompress(piece, limit + 1 - len(inflated))
+                size = min(2 * size, _LARGEST_PIECE)
         except zlib.error as error:
-            if parts:  # something else follows the compressed data
+            if start:  # something else follows the compressed data
+                del inflated[done:]
                 break
             raise BadBody(f"damaged compressed body ({error})") from None
-        room -= len(parts[-1])
-        if not decoder.eof and room > 0:
+        if not decoder.eof and len(inflated) <= limit:
             raise BadBody("compressed body ends early")
-        body = decoder.unused_data
-    return b"".join(parts)
+        position -= len(decoder.unused_data)
+    return bytes(inflated)
 
 
 def _gunzip(body: bytes, limit: int) -> bytes:

@@ -170,12 +170,18 @@ class _Stream:
         self.position += len(data)
         return data
 
-    def skip(self, size: int) -> int:
-        """Go on without reading, as far as there is something; returns by how much. Only for streams that can seek."""
-        self._size = self._size or self._file.seek(0, os.SEEK_END)
-        size = max(0, min(size, self._size - self.position))
+    def left(self) -> int | None:
+        """How many bytes there are from here on; None for a gzip member, which only knows at its end."""
+        if not self._file.seekable():
+            return None
+        if not self._size:
+            self._size = self._file.seek(0, os.SEEK_END)
+            self._file.seek(self.position)
+        return self._size - self.position
+
+    def skip(self, size: int) -> None:
+        """Go on without reading. Only for streams that can seek."""
         self.position = self._file.seek(self.position + size)
-        return size
 
     def back_to(self, position: int) -> None:
         """Go back if the stream can; a gzip member only reads on."""
@@ -257,8 +263,13 @@ def _read_block(stream: _Stream, location: str, header: bytes, max_bytes: int, s
     if claimed is None:
         raise _BadRecord("the WARC header has no valid Content-Length")
     length = int(claimed[1])
-    found = stream.skip(length) if skip else 0
-    digest, parts = hashlib.sha256(), []
+    left = stream.left()
+    if left is not None and length > left:  # or every such claim would have the file read to its end
+        raise _BadRecord(f"the record claims {length} bytes, {left} are there")
+    digest, parts, found = hashlib.sha256(), [], 0
+    if skip:
+        stream.skip(length)
+        found = length
     while found < length:
         data = stream.read(length - found)
         if not data:

@@ -98,7 +98,7 @@ class IngestParams:
     max_doubt: Annotated[float, Meta(ge=0, le=1, description="share of a page's text that cascade may leave out undoubted")] = 0.9
     markdown: Annotated[bool, Meta(description="keep headings, lists, code and tables as Markdown")] = False
     max_record_bytes: Annotated[int, Meta(ge=1, description="largest record and decoded page, bytes")] = 32 << 20
-    max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page")] = 30_000
+    max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page, and most end tags")] = 30_000
     max_depth: Annotated[int, Meta(ge=4, le=5_000, description="deepest nesting of a page's elements")] = 512
     urls: UrlRules = UrlRules()
     split_bytes: Annotated[int, Meta(ge=0, description="larger files are divided into parts of about this size, bytes; 0: none are")] = (
