@@ -178,12 +178,16 @@ def _adopted(private: Path, folder: Path, unit: str, result: ShardResult) -> lis
 
 
 def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tuple[str, bytes | dict[str, str]]]:
-    """Each task's record or error, in order of arrival, with a bounded number in flight."""
+    """Each task's record or error, in order of arrival, with a bounded number in flight.
+
+    A task that loses its worker more often than `retries` allows, for memory or otherwise, gets one more try with double memory.
+    """
     import ray
-    from ray.exceptions import RayError, RayTaskError
+    from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
     run = ctx.run
     _require_room(ctx.stage.name, run, ray.cluster_resources())
+<<<<<<< HEAD
     remote = ray.remote(compute).options(
         name=ctx.stage.name,
         num_cpus=run.cpus,
@@ -194,12 +198,26 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     )
     ctx.cpus = max(ctx.cpus, float(ray.cluster_resources().get("CPU", 1)))
     limit = run.in_flight or max(2, 2 * int(ctx.cpus))
+=======
+    remote = ray.remote(compute).options
+    options: dict[str, Any] = {
+        "name": ctx.stage.name,
+        "num_cpus": run.cpus,
+        "num_gpus": run.gpus,
+        "memory": run.memory_gb * 2**30 or None,
+        "max_retries": run.retries,
+        "retry_exceptions": [OSError],
+    }
+    limit = run.in_flight or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
+>>>>>>> hostile
     waiting = iter(tasks.items())
     running: dict[Any, str] = {}
+    double = _double_memory(run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    doubled: set[str] = set()
     checked = time.monotonic()
     while True:
         for key, task in itertools.islice(waiting, limit - len(running)):
-            running[remote.remote(task)] = key
+            running[remote(**options).remote(task)] = key
         if not running:
             return
         done, _ = ray.wait(list(running), num_returns=1, timeout=1)
@@ -212,9 +230,23 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
                 outcome: bytes | dict[str, str] = ray.get(reference)
             except RayTaskError as error:
                 outcome = _described(error.cause if isinstance(error.cause, BaseException) else error, str(error))
-            except RayError as error:  # the worker died or ran out of memory, more often than `retries` allows
+            except (OutOfMemoryError, WorkerCrashedError) as error:
+                if key not in doubled:
+                    doubled.add(key)
+                    running[remote(**{**options, "memory": double, "max_retries": 0}).remote(tasks[key])] = key
+                    continue
+                advice = f"set {ctx.stage.name}.run.memory_gb above the {double / 2**30:.3g} of the last try, or a lower in_flight"
+                outcome = {"error": f"its worker was killed each time, as it is for memory; {advice}", "traceback": str(error)}
+            except RayError as error:
                 outcome = _described(error, str(error))
             yield key, outcome
+
+
+def _double_memory(run: MapRun, nodes: Sequence[Mapping[str, float]]) -> int:
+    """Bytes to reserve for another try: double what a task has, by its settings or as its CPUs' share of a node; at most a whole node's."""
+    share = max((node.get("memory", 0) * min(1, run.cpus / node.get("CPU", 1)) for node in nodes), default=0)
+    most = max((node.get("memory", 0) for node in nodes), default=0)
+    return int(min(2 * (run.memory_gb * 2**30 or share), most))
 
 
 def _require_room(stage: str, run: MapRun, there: Mapping[str, float]) -> None:

@@ -139,6 +139,16 @@ def test_a_page_killed_by_the_backstop_is_errored_and_the_shard_not_reproducible
     assert (done.rejects[0].reason, done.rejects[0].url, done.rejects[0].detail) == ("errored", "https://site.example/2", "out of CPU time")
 
 
+def test_a_page_that_takes_too_much_memory_alone_is_rejected_for_it(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ingest_module, "EXTRACTION_MEMORY_BYTES", 250 << 20)
+    heavy = b"<html><p>" + b"too many words " * (1 << 20)
+    done = run(b"".join([*pages(1), record(http(heavy), number=2), *pages(3)]))
+    assert (done.counts.kept, done.counts.rejected, done.counts.errored) == (2, {"out_of_memory": 1}, 0)
+    assert (done.result.reproducible, done.result.metrics["killed_by_backstop"]) == (False, 1)
+    assert (done.rejects[0].url, done.rejects[0].detail) == ("https://site.example/2", "out of memory")
+    assert done.rejects[0].source == f"a.warc#{len(pages(1)[0])}"
+
+
 @pytest.mark.parametrize("name", ["a.warc", "a.warc.gz", "a.jsonl", "a.jsonl.gz"])
 def test_an_empty_file_is_an_empty_shard(run, name: str) -> None:
     assert run(b"", name).counts.total == 0

@@ -190,6 +190,18 @@ def test_only_a_refusal_that_may_pass_is_tried_again(toy: Toy, tmp_path: Path, r
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize(("reserved", "memory"), [("0.25", "0.5"), ("0.05", "0.1")])
+def test_a_task_killed_as_for_memory_is_tried_once_more_with_double_memory(toy: Toy, tmp_path: Path, reserved: str, memory: str) -> None:
+    attempts = tmp_path / "attempts"
+    (toy.folder / "in" / "two.txt").unlink()
+    settings = ["shout.refuse=SIGKILL", f"shout.attempts={attempts}", "shout.enough_gb=0.5", f"shout.run.memory_gb={reserved}"]
+    result = toy.run(*settings, "shout.run.retries=1", expect=0 if memory == "0.5" else 1)
+    assert attempts.read_text().count("again") == (2 if memory == "0.5" else 3)
+    if result.returncode:
+        assert f"set shout.run.memory_gb above the {memory} of the last try" in result.stderr
+        assert "Traceback" not in result.stderr
+
+
 @pytest.mark.parametrize("demand", ["cpus=1000", "gpus=8", "memory_gb=1e6"])
 def test_what_no_node_could_ever_run_is_refused(toy: Toy, demand: str) -> None:
     assert f"shout.run.{demand.partition('=')[0]}=" in (error := toy.run("shout.mark=new", f"shout.run.{demand}", expect=1).stderr)

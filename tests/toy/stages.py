@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +29,7 @@ class ShoutParams:
     fail_on: str = ""
     refuse: Annotated[str, Meta(description="name of the error with which the disk refuses every attempt")] = ""
     attempts: Annotated[str, Meta(description="file that gets a line for each attempt refused")] = ""
+    enough_gb: Annotated[float, Meta(description="memory with whose reservation an attempt is not refused")] = 1e9
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,21 @@ def vocabulary(ctx: StageContext, params: JoinParams) -> Metrics:
     return {"words": len(words)}
 
 
+def _reserved_gb() -> float:
+    import ray
+
+    return float(ray.get_runtime_context().get_assigned_resources().get("memory", 0)) / 2**30
+
+
 def shout_shard(shard: Shard) -> ShardResult:
     text = Path(shard.unit.paths[0]).read_text()
     if shard.params.fail_on and shard.params.fail_on in text:
         raise UserError(f"{shard.unit.name}: holds {shard.params.fail_on!r}; remove it")
-    if shard.params.refuse:
+    if shard.params.refuse and _reserved_gb() < shard.params.enough_gb:
         with open(shard.params.attempts, "a") as stream:
             stream.write("again\n")
+        if shard.params.refuse == "SIGKILL":  # as the kernel ends a process for memory
+            os.kill(os.getpid(), signal.SIGKILL)
         number = getattr(errno, shard.params.refuse)
         raise OSError(number, os.strerror(number))
     time.sleep(shard.params.sleep_s)
