@@ -187,18 +187,6 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
 
     run = ctx.run
     _require_room(ctx.stage.name, run, ray.cluster_resources())
-<<<<<<< HEAD
-    remote = ray.remote(compute).options(
-        name=ctx.stage.name,
-        num_cpus=run.cpus,
-        num_gpus=run.gpus,
-        memory=run.memory_gb * 2**30 or None,
-        max_retries=run.retries,
-        retry_exceptions=[OSError],
-    )
-    ctx.cpus = max(ctx.cpus, float(ray.cluster_resources().get("CPU", 1)))
-    limit = run.in_flight or max(2, 2 * int(ctx.cpus))
-=======
     remote = ray.remote(compute).options
     options: dict[str, Any] = {
         "name": ctx.stage.name,
@@ -208,8 +196,8 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
         "max_retries": run.retries,
         "retry_exceptions": [OSError],
     }
-    limit = run.in_flight or max(2, 2 * int(ray.cluster_resources().get("CPU", 1)))
->>>>>>> hostile
+    ctx.cpus = max(ctx.cpus, float(ray.cluster_resources().get("CPU", 1)))
+    limit = run.in_flight or max(2, 2 * int(ctx.cpus))
     waiting = iter(tasks.items())
     running: dict[Any, str] = {}
     double = _double_memory(run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
