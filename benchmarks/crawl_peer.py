@@ -5,6 +5,7 @@ Each line on standard input is a request as JSON, each line on standard output i
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import resource
@@ -19,6 +20,7 @@ from typing import Any
 HOME = Path(sys.argv[1])  # a folder for models, lists and output
 os.environ["HF_HOME"] = str(HOME / "home")
 
+from datatrove.data import Document  # noqa: E402
 from datatrove.io import cached_assets_path, strip_protocol  # noqa: E402
 from datatrove.pipeline.dedup import minhash  # noqa: E402
 from datatrove.pipeline.extractors import Trafilatura  # noqa: E402
@@ -71,6 +73,7 @@ class Recipe:
         self._folder = HOME / "run"
         shutil.rmtree(self._folder, ignore_errors=True)
         self._warcs = warcs
+        self._extracted: list[Any] = []
         self._documents: list[Any] = []
         self._steps: Steps = []
 
@@ -93,11 +96,16 @@ class Recipe:
         self._time("block lists", 0, urls.download_data)
         self._through("url", urls)
         self._through("extract", Trafilatura(favour_precision=True, timeout=EXTRACTION_S))
+        self._extracted = self._documents
         return self._steps
 
-    def judge(self) -> Steps:
+    def judge(self, language: str) -> Steps:
+        """`language`: its code, or nothing for any."""
         self._steps = []
-        self._through("language", LanguageFilter("en", exclusion_writer=self._rejects("language")))
+        for folder in ("output", "signatures", "buckets", "removed-ids", "deduplicated"):
+            shutil.rmtree(self._folder / folder, ignore_errors=True)
+        self._documents = copy.deepcopy(self._extracted)
+        self._through("language", LanguageFilter(language or None, exclusion_writer=self._rejects("language")))
         self._through("gopher repetition", GopherRepetitionFilter(exclusion_writer=self._rejects("repetition")))
         self._through("gopher quality", GopherQualityFilter(exclusion_writer=self._rejects("quality")))
         self._through("c4", C4QualityFilter(filter_no_terminal_punct=False, exclusion_writer=self._rejects("c4")))
@@ -135,6 +143,24 @@ def texts(path: str) -> tuple[list[str], float]:
     return found, time.process_time() - begun
 
 
+def verdicts(path: str) -> tuple[dict[str, list[bool]], dict[str, float]]:
+    """(whether each text of a JSON file passes, CPU seconds), by group of filters; each group is asked about every text."""
+    documents = [Document(text, str(number)) for number, text in enumerate(json.loads(Path(path).read_text()))]
+    filters = {
+        "gopher repetition": [GopherRepetitionFilter()],
+        "gopher quality": [GopherQualityFilter()],
+        "c4, fineweb": [C4QualityFilter(filter_no_terminal_punct=False), FineWebQualityFilter()],
+    }
+    passes: dict[str, list[bool]] = {}
+    spent: dict[str, float] = {}
+    for name, group in filters.items():
+        all(one.filter(Document("A word. " * 100, "first")) is True for one in group)  # loads what it needs
+        begun = time.process_time()
+        passes[name] = [all(one.filter(document) is True for one in group) for document in documents]
+        spent[name] = time.process_time() - begun
+    return passes, spent
+
+
 def main() -> None:
     logger.remove()
     answers, sys.stdout = sys.stdout, sys.stderr
@@ -144,13 +170,15 @@ def main() -> None:
         answer: Any
         if request == "prepare":
             answer = prepare(argument)
+        elif request == "verdicts":
+            answer = verdicts(argument)
         elif request == "texts":
             answer = texts(argument)
         elif request == "extract":
             recipe = Recipe(argument)
             answer = recipe.extract()
         else:
-            answer = {"judge": recipe.judge, "dedup": recipe.dedup}[request]()
+            answer = recipe.judge(argument) if request == "judge" else recipe.dedup()
         print(json.dumps(answer), file=answers, flush=True)
 
 
