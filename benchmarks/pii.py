@@ -15,14 +15,16 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from data_prep.extract import extract
 from data_prep.pii import DEFAULT_KINDS, Kind, Span, find
+from data_prep.sources import Page
+from data_prep.sources.warc import read_warc
 
 KINDS_OF_GOLD: dict[str, Kind] = {
     "EMAIL_ADDRESS": "email",
@@ -89,19 +91,10 @@ def _meet(span: Span, other: Span) -> bool:
     return span.kind == other.kind and span.start < other.end and other.start < span.end
 
 
-def ingested(warcs: Sequence[Path]) -> list[str]:
-    """The texts of WARC files as the project's own ingest extracts them."""
-    from data_prep.documents import read_documents
-    from data_prep.stages import IngestParams, ingest_shard
-    from pipeline.stage import Shard, Unit
-
-    texts = []
-    with tempfile.TemporaryDirectory(prefix="pii-pages-") as folder:
-        for path in warcs:
-            unit = Unit(path.name.split(".")[0], "", path.name, (str(path),))
-            ingest_shard(Shard(unit, IngestParams(), {}, folder))
-            texts += [document.text for document in read_documents(Path(folder, "documents", unit.name + ".parquet"))]
-    return texts
+def main_texts(warcs: Sequence[Path]) -> list[str]:
+    """The main texts of the pages of WARC files."""
+    pages = [outcome for path in warcs for outcome in read_warc(path, 32 << 20) if isinstance(outcome, Page)]
+    return [text for page in pages if (text := extract(page.body, "cascade", page.charset).text)]
 
 
 def megabytes_per_second(texts: Sequence[str], detector: Callable[[str], object]) -> float:
@@ -138,7 +131,7 @@ def main() -> None:
 
         pages = [document.text for path in arguments.pages for document in read_documents(path)]
     else:
-        pages = ingested(sorted((arguments.data / "web").glob("*.warc.gz")))
+        pages = main_texts(sorted((arguments.data / "web").glob("*.warc.gz")))
     found = [find(text) for text in pages]
     findings = Counter(span.kind for spans in found for span in spans)
     holding = Counter(kind for spans in found for kind in {span.kind for span in spans})
