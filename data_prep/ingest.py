@@ -9,6 +9,7 @@ stands in, so cutting a crawl into other files changes no id. A part of a divide
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from data_prep.urls import UrlFilter
 EXTRACTION_CPU_S = 30.0  # a backstop: the slowest of 2,296 real pages takes .3 s
 EXTRACTION_MEMORY_BYTES = 4 << 30  # likewise, half of it for a page: the most that pages of 32 MB took is .8 GB
 
+_SPACED_DATE = re.compile(r"^(\d{4}-\d\d-\d\d) (\d\d:\d\d:\d\d)(?:\.0*)?(?:Z|\+00:00)?$")  # as Arrow writes it
 _BATCH_PAGES = 16
 _BATCH_BYTES = 4 << 20
 _BATCH_RECORDS = 1_000
@@ -75,7 +77,7 @@ def ingest_records(
                 final = _settled(outcome, extractions)
                 if isinstance(final, Extraction):
                     told = final.method, final.title, final.published, final.language_hint
-                    documents.write(Document(identity, record.url, final.text, record.date, source, *told))
+                    documents.write(Document(identity, record.url, final.text, _date(record.date), source, *told))
                     result.kept += 1
                     result.characters += len(final.text)
                     result.extractors.update([final.method] if final.method else [])
@@ -101,6 +103,11 @@ def _filtered(outcomes: Iterable[Outcome], urls: UrlFilter) -> Iterator[Outcome]
         if isinstance(outcome, Page | PlainText) and (blocked := urls.judge(outcome.record.url)):
             outcome = Rejected(outcome.record, blocked.reason, blocked.entry)
         yield outcome
+
+
+def _date(date: str) -> str:
+    """One form of a point in time, `2026-01-31T12:00:00Z`, so that dates of all sources compare as strings; anything else as it is."""
+    return _SPACED_DATE.sub(r"\1T\2Z", date)
 
 
 def _batches(outcomes: Iterable[Outcome]) -> Iterator[list[Outcome]]:

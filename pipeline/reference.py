@@ -41,7 +41,10 @@ def reference() -> str:
     """The whole page."""
     values = composed("demo")
     recipes = {name: load(*composed(name)) for name in options("recipe")}
-    nodes = {name: node for config in recipes.values() for name, node in config.nodes.items()}
+    nodes: dict[str, Node] = {}
+    for config in recipes.values():
+        for node in config.nodes.values():
+            nodes.setdefault(node.stage.name, node)  # a stage may stand in recipes under several names
     parts = [
         INTRODUCTION,
         *_settings(),

@@ -55,7 +55,8 @@ def run(config: Config, overrides: Sequence[str]) -> Survey:
                 with contextlib.suppress(OSError):  # a full disk must not hide the error that is being reported
                     progress.event("failed", text=f"failed: {first_line(error)}")
                 bug = traceback.format_exc() if mendable(error) is None else None
-                raise StageFailed(f"{name}: {first_line(error)}", bug) from error
+                said = first_line(error)
+                raise StageFailed(said if said.startswith((f"{name}:", f"{name}.")) else f"{name}: {said}", bug) from error
             survey.refresh(name)
             current.show(survey, name)
     return survey

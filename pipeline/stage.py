@@ -247,7 +247,7 @@ class StageContext:
 
 
 ANY = "*"
-Check = Callable[[str, Any, Any, Sequence[str]], None]
+Check = Callable[[str, Any, Any, Sequence[str], Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -287,8 +287,8 @@ def stage(
     keeps       folder whose rows are the records it kept
     extendable  params that may grow without leaving the trajectory of checkpoints (`max_steps`)
     needs       roles it reads; one that ends in `?` may be absent, `*` allows any others
-    check       called before anything starts with the stage's name in the recipe, params, run settings and the names of its sources;
-                raises UserError
+    check       called before anything starts with the stage's name in the recipe, params, run settings, the names of its sources and
+                the roles of its needs; raises UserError
     """
 
     def declare(function: Callable[[StageContext, Any], Metrics]) -> Stage:

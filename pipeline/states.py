@@ -60,7 +60,8 @@ class Survey:
         for node in config.nodes.values():
             self.statuses[node.name] = self.look(node)
             if node.stage.check is not None and node.pin is None and node.name in self.closure:
-                node.stage.check(node.name, node.params, node.run, [file.name for file in self._found.get(node.name, ())])
+                sources = [file.name for file in self._found.get(node.name, ())]
+                node.stage.check(node.name, node.params, node.run, sources, tuple(node.needs))
 
     def look(self, node: Node) -> Status:
         """The state of one stage now, given the states of those before it."""

@@ -89,6 +89,7 @@ def test_the_stage_of_the_guide_runs_as_written(tmp_path: Path) -> None:
     story = "Every morning the keeper walks down to the shore and counts the boats that have come home in the night. "
     story += "He writes their names in a long green book, and when the {light} goes dark he reads them to his daughter. "
     story += "She knows most of the sailors, and she tells him what they have caught and where the wind will take them next."
+    story += " In spring they paint the door together. Then the first ships leave for the islands."
     texts = [{"text": story.format(light=light), "url": f"https://coast.example/{light}"} for light in ("lighthouse", "moon")]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     [block] = [block for block in blocks(guide, "sh") if "recipe=mine" in block]

@@ -92,7 +92,7 @@ class TrainRun:
         return max(1, self.workers)
 
 
-def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = ()) -> None:
+def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = (), roles: Sequence[str] = ()) -> None:
     """Refuse before anything starts what DeepSpeed would only refuse on the ranks. `name` is the stage's in the recipe.
 
     Raises UserError with the mend.

@@ -52,7 +52,16 @@ class PretrainParams(Optimization):
             )
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("corpus", "tokenizer", "*"), check=preflight)
+def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+    """Refuse a mixture of corpora that are not there before they are built."""
+    preflight(name, params, run)
+    corpora = sorted({*roles} - {"tokenizer"})
+    for key in ("mixture", "max_epochs"):
+        if unknown := sorted({*getattr(params, key)} - {*corpora}):
+            raise UserError(f"{name}.{key}.{unknown[0]}: there is no such corpus in {name}.needs, which has {', '.join(corpora)}")
+
+
+@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("corpus", "tokenizer", "*"), check=check_pretraining)
 def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     """Train a base model on the next token of every document; publish it as a Hugging Face directory."""
     from data_prep.tokenizer import Tokenizer
@@ -87,7 +96,7 @@ def mixed_corpora(
 ) -> tuple[tuple[Corpus, ...], dict[str, float]]:
     """The corpora of a mixture, none where all are to be read as one; and what each gives to the training, for the manifest.
 
-    UserError for a role that is no corpus, ids of another tokenizer, and more steps than the caps allow.
+    UserError for ids of another tokenizer, and more steps than the caps allow.
     """
     from data_prep.token_shards import count_tokens
     from trainer.tasks.language_model import Corpus, mixture_of
@@ -96,9 +105,6 @@ def mixed_corpora(
         made_with = artifact.manifest.get("inputs", {}).get("tokenizer", {}).get("digest")
         if made_with not in (None, ctx.inputs["tokenizer"].digest):
             raise UserError(f"pretrain.needs.{role}: its ids are those of another tokenizer; tokenize it with the one of needs.tokenizer")
-    for name in ("mixture", "max_epochs"):
-        if unknown := sorted({*getattr(params, name)} - {*artifacts}):
-            raise UserError(f"pretrain.{name}.{unknown[0]}: there is no such corpus in pretrain.needs, which has {', '.join(artifacts)}")
     if not params.mixture and not params.max_epochs:
         return (), {}
     tokens = {role: count_tokens(artifact.select("train")) for role, artifact in artifacts.items() if role in (params.mixture or artifacts)}
@@ -130,7 +136,7 @@ class SftParams(Optimization):
     seed: Seed = 0
 
 
-def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequence[str]) -> None:
+def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequence[str], roles: Sequence[str]) -> None:
     """Refuse conversations without a set to train on or one to validate on before the base model is trained for them."""
     preflight(name, params, run)
     if sources:

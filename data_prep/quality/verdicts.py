@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from data_prep.language import CODES
 from data_prep.quality.languages import CHANGES
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -22,11 +23,19 @@ Ratio = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=0)]
 
 
+def _require_codes(codes: Iterable[str]) -> None:
+    for code in sorted({*codes} - {*CODES}):
+        raise ValueError(f"languages: {code}: no code of the language model, which has {' '.join(CODES)}")
+
+
 @dataclass(frozen=True)
 class LanguageThresholds:
     languages: Annotated[tuple[str, ...], Meta(description="codes to keep, as the model gives them; none: any language")] = ("en",)
     min_score: Annotated[float, Meta(ge=0, le=1, description="how sure the language must be")] = 0.65
     buckets: Annotated[bool, Meta(description="write the documents of each language to a folder of its own")] = False
+
+    def __post_init__(self) -> None:
+        _require_codes(self.languages)
 
 
 @dataclass(frozen=True)
@@ -134,6 +143,7 @@ class Thresholds:
             code: dict(CHANGES.get(code, {})) | dict(self.by_language.get(code, {})) for code in sorted({*CHANGES, *self.by_language})
         }
         object.__setattr__(self, "by_language", merged)
+        _require_codes(given)
         for code in sorted(given):
             _changed(self, code)
 

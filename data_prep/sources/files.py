@@ -96,7 +96,9 @@ class _Remote(io.RawIOBase):
                 if _is_missing(error):
                     raise UserError(f"{self._url}: is not there; mend the list it stands in, or the address before it") from None
                 if attempt == TRIES - 1:
-                    raise OSError(f"{self._url}: cannot be read after {TRIES} tries ({type(error).__name__}: {error})") from error
+                    cause = error.__cause__ or error
+                    said = f"{self._url}: cannot be read after {TRIES} tries ({type(cause).__name__}: {cause})"
+                    raise UserError(f"{said}; mend the connection, then run the same command again") from error
             time.sleep(FIRST_WAIT_S * 2**attempt)
         raise AssertionError
 

@@ -45,8 +45,7 @@ def read_dataset(load: Mapping[str, Any], max_bytes: int, shard: int = 0, shards
         for table in rows.with_format("arrow").iter(batch_size=_ROWS):
             names = [name for name in COLUMNS if name in table.column_names]
             if "text" not in names:
-                yield Damaged(Record("1"), f"no column `text` among {', '.join(table.column_names)[:200]}")
-                return
+                raise UserError(f"data set {load['path']}: has no column `text`, only {', '.join(table.column_names)[:200]}")
             for batch in table.select(names).combine_chunks().to_batches():
                 yield from judge_rows(batch, number, max_bytes)
                 number += batch.num_rows

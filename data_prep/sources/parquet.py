@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from data_prep.sources import Damaged, Outcome, PlainText, Record, Rejected
+from pipeline.stage import UserError
 
 if TYPE_CHECKING:
     import pyarrow
@@ -52,8 +53,7 @@ def read_parquet(path: str | os.PathLike[str], max_bytes: int, start: int = 0, e
     with file:
         names = [name for name in COLUMNS if name in file.schema_arrow.names]
         if "text" not in names:
-            yield Damaged(Record("1"), f"no column `text` among {', '.join(file.schema_arrow.names)[:200]}")
-            return
+            raise UserError(f"{os.fspath(path)}: has no column `text`, only {', '.join(file.schema_arrow.names)[:200]}; rename its column")
         row = 1 + sum(file.metadata.row_group(group).num_rows for group in range(start))
         for group in range(start, file.num_row_groups if end is None else end):
             next_group = row + file.metadata.row_group(group).num_rows

@@ -167,7 +167,7 @@ def _listed(unit: str, file: File, prefix: str) -> Iterator[Unit]:
             continue
         if kind_of(line) not in READERS:
             raise UserError(f"{file.name}, line {number}: {line[:80]!r} is no kind of file that is read; leave it out of the list")
-        url = line if is_remote(line) else prefix + line
+        url = line if is_remote(line) or line.startswith("/") else prefix + line
         yield Unit(f"{unit}-{number:06d}", hashlib.sha256(url.encode()).hexdigest(), msgspec.to_builtins(Part(line, url=url)))
 
 

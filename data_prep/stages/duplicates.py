@@ -31,6 +31,7 @@ from pipeline.stage import (
 )
 
 EXACT_PARTITION, NEAR_PARTITION = 10_000_000, 1_000_000  # documents a comparing task holds something of
+RANKS = ("oldest", "newest", "longest")
 MOST_PARTITIONS = 512  # files that a task keeps open at once
 
 
@@ -175,7 +176,20 @@ def settle_shard(shard: Shard) -> ShardResult:
     return _found(shard, found)
 
 
-@stage(version=1, run=CompareRun, reads="corpus", needs=("corpus", "scores?", "*"))
+def check_near_dedup(name: str, params: NearDedupParams, run: CompareRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+    """Refuse a rank that is no score, or one of scores that are not there."""
+    if params.rank in RANKS:
+        return
+    from data_prep.quality.lines import SCORES as LINE_SCORES
+    from data_prep.quality.tables import SCORES
+
+    if params.rank not in (*SCORES, *LINE_SCORES):
+        raise UserError(f"{name}.rank={params.rank}: neither {', '.join(RANKS)} nor a score; {', '.join([*SCORES, *LINE_SCORES])} are")
+    if "scores" not in roles:
+        raise UserError(f"{name}.rank={params.rank}: a score, but of no stage; set {name}.needs.scores to the stage that has it")
+
+
+@stage(version=1, run=CompareRun, reads="corpus", needs=("corpus", "scores?", "*"), check=check_near_dedup)
 def near_dedup(ctx: StageContext, params: NearDedupParams) -> Metrics:
     """Remove each document that is verified to be nearly the same as one of higher rank that stays.
 
@@ -294,10 +308,8 @@ def _content(files: Iterable[File]) -> str:
 
 def _merits(ctx: StageContext, signed: Mapped, rank: str) -> dict[str, File]:
     """By the name of a file of documents, what ranks them; nothing where that is no column of scores."""
-    if rank in ("oldest", "newest", "longest"):
+    if rank in RANKS:
         return {}
-    if "scores" not in ctx.inputs:
-        raise UserError(f"rank={rank}: neither oldest, newest nor longest, and without needs.scores there is no such column; set it")
     scores = {stem(file.name): file for file in ctx.inputs["scores"].select("scores")}
     units = []
     for file in signed.files:

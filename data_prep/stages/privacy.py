@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
 from data_prep.pii.spans import DEFAULT_KINDS, Kind
-from pipeline.stage import Counts, File, Metrics, Shard, ShardResult, StageContext, UserError, stage, units_of
+from pipeline.stage import Counts, File, MapRun, Metrics, Shard, ShardResult, StageContext, UserError, stage, units_of
 
 URL_KINDS: tuple[Kind, ...] = ("secret", "credentials", "email")  # the rest of a URL has too many numbers that are none
 
@@ -81,7 +82,15 @@ def scrub_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=2, reads="corpus", needs=("corpus",))
+def check_scrub(name: str, params: ScrubParams, run: MapRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+    """Refuse pseudonyms without a key, and to look for nothing."""
+    if not params.kinds:
+        raise UserError(f"{name}.kinds: empty, nothing would be scrubbed; name some kinds, or leave the stage out of the recipe")
+    if params.replacement == "pseudonym" and len(sources) != 1:
+        raise UserError(f"{name}.replacement=pseudonym: needs a key, one file of random bytes kept secret: {name}.sources=[/path/to/key]")
+
+
+@stage(version=2, reads="corpus", needs=("corpus",), check=check_scrub)
 def scrub(ctx: StageContext, params: ScrubParams) -> Metrics:
     """Replace personal data. `report.json` and the metrics count what was found by kind; values are kept nowhere."""
     import json

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
-from pipeline.stage import Counts, Metrics, Shard, ShardResult, StageContext, Unit, UserError, joined, stage, stem, units_of
+from pipeline.stage import Counts, MapRun, Metrics, Shard, ShardResult, StageContext, Unit, UserError, joined, stage, stem, units_of
 
 if TYPE_CHECKING:
     from data_prep.tokenizer.sampling import Text
@@ -88,7 +88,17 @@ def _texts(unit: Unit) -> Iterator[Text]:
             yield Text(identity, languages.get(identity, "und"), text)
 
 
-@stage(version=2, needs=("corpus", "*"))
+def check_tokenizer(name: str, params: TokenizerParams, run: MapRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+    """Refuse weights of corpora that are not there, and of languages that nothing tells."""
+    corpora = sorted(role for role in roles if not role.endswith("scores"))
+    if unknown := sorted({*params.weights} - {*corpora}):
+        raise UserError(f"{name}.weights.{unknown[0]}: there is no such corpus in {name}.needs, which has {', '.join(corpora)}")
+    for role in corpora if params.language_weights else ():
+        if (scores := _scores_role(role)) not in roles:
+            raise UserError(f"{name}.language_weights: the languages of {role} are not known; set {name}.needs.{scores}")
+
+
+@stage(version=2, needs=("corpus", "*"), check=check_tokenizer)
 def tokenizer(ctx: StageContext, params: TokenizerParams) -> Metrics:
     """Train the tokenizer and publish it as sentencepiece and as Hugging Face files that give the same ids."""
     import json
@@ -128,9 +138,7 @@ def _sampled(ctx: StageContext, params: TokenizerParams) -> tuple[list[Text], li
     from data_prep.tokenizer.sampling import HashPrefix, Recipe, in_hash_order
 
     recipe = Recipe(params.sample_bytes, params.weights, params.language_weights)
-    corpora = {role: _units(ctx, role, bool(params.language_weights)) for role in sorted(ctx.inputs) if not role.endswith("scores")}
-    if unknown := sorted({*params.weights} - {*corpora}):
-        raise UserError(f"tokenizer.weights.{unknown[0]}: there is no such corpus in tokenizer.needs, which has {', '.join(corpora)}")
+    corpora = {role: _units(ctx, role) for role in sorted(ctx.inputs) if not role.endswith("scores")}
     stored = sum(file.bytes for role in corpora for file in ctx.inputs[role].select("documents"))
     small = stored <= params.sample_bytes  # hardly more text than is wanted: read here, sooner than any task could begin
     sizes = {
@@ -173,13 +181,15 @@ def _drawn(ctx: StageContext, units: Sequence[Unit], shares: Mapping[str, float]
             yield from map(Text, *(batch.column(name).to_pylist() for name in DRAWN))
 
 
-def _units(ctx: StageContext, role: str, needs_languages: bool) -> list[Unit]:
+def _scores_role(role: str) -> str:
+    return "scores" if role == "corpus" else f"{role}_scores"
+
+
+def _units(ctx: StageContext, role: str) -> list[Unit]:
     """The files of a corpus, each with its file of scores where the role of those is given."""
     files = ctx.inputs[role].select("documents")
-    scores_role = "scores" if role == "corpus" else f"{role}_scores"
+    scores_role = _scores_role(role)
     if scores_role not in ctx.inputs:
-        if needs_languages:
-            raise UserError(f"tokenizer.language_weights: the languages of {role} are not known; set tokenizer.needs.{scores_role}")
         return units_of(files)
     scores = {stem(file.name): file for file in ctx.inputs[scores_role].select("scores")}
     units = []

@@ -21,7 +21,7 @@ from data_prep.dedup.shingles import shingles
 from data_prep.dedup.signed import Signing
 from data_prep.documents import Document
 from data_prep.stages import DedupParams, DedupUrlParams, LineDedupParams, NearDedupParams, dedup, dedup_url, line_dedup, near_dedup
-from data_prep.stages.duplicates import CompareRun
+from data_prep.stages.duplicates import CompareRun, check_near_dedup
 from pipeline.stage import Artifact, File, UserError
 
 RELATIONS = ("identical_text", "revision")
@@ -122,8 +122,10 @@ def test_the_rank_chooses_who_stays(house: House) -> None:
         files.append(File.of(f"scores/{name}.parquet", path, 3))
     scores = house.artifact("score", house.root / "scores", files)
     assert kept("quality", scores=scores) == {corpus[3].id}
-    with pytest.raises(UserError, match=r"rank=quality: neither oldest, newest nor longest.*needs\.scores"):
-        kept("quality")
+    for rank, said in (("quality", "neither oldest, newest, longest nor a score"), ("gopher_words", r"set near\.needs\.scores")):
+        with pytest.raises(UserError, match=f"near.rank={rank}: .*{said}"):
+            check_near_dedup("near", NearDedupParams(rank=rank), CompareRun(), (), ("corpus",))
+    check_near_dedup("near", NearDedupParams(rank="gopher_words"), CompareRun(), (), ("corpus", "scores"))
     with pytest.raises(UserError, match="rank=language: no column of the scores; they have quality"):
         kept("language", scores=scores)
     with pytest.raises(UserError, match="no scores of two"):

@@ -214,8 +214,8 @@ def test_rows_that_cannot_be_texts_are_damage(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.table({"text": ["one", None, "x" * 2_000]}), path)
     assert [type(outcome) for outcome in read_parquet(path, 1_000)] == [PlainText, Damaged, Rejected]
     pyarrow.parquet.write_table(pyarrow.table({"body": ["one"]}), path)
-    [damaged] = read_parquet(path, LIMIT)
-    assert isinstance(damaged, Damaged) and "no column `text` among body" in damaged.detail
+    with pytest.raises(UserError, match="has no column `text`, only body"):  # or a misnamed file would count as one record
+        list(read_parquet(path, LIMIT))
     path.write_bytes(b"PAR1 and nothing more")
     [damaged] = read_parquet(path, LIMIT)
     assert isinstance(damaged, Damaged) and "not a Parquet file" in damaged.detail
@@ -376,9 +376,9 @@ def test_an_address_where_nothing_is_is_named(server: str) -> None:
         list(read_warc(f"{server}/b.warc.gz", LIMIT))
 
 
-def test_a_dead_server_is_an_os_error_after_some_tries(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_server_is_one_line_after_some_tries(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "TRIES", 2)
-    with pytest.raises(OSError, match="after 2 tries"):
+    with pytest.raises(UserError, match=r"after 2 tries .*ClientConnectorError"):
         list(read_warc("http://127.0.0.1:9/a.warc.gz", LIMIT))
 
 

@@ -14,8 +14,9 @@ from data_prep.token_shards import count_tokens
 from pipeline.stage import Artifact, UserError
 from tests.trainer.worlds import END, write_shard
 from trainer.data.mixture import Mixture
+from trainer.engine import TrainRun
 from trainer.model.config import ModelConfig
-from trainer.stages import PretrainParams, mixed_corpora
+from trainer.stages import PretrainParams, check_pretraining, mixed_corpora
 from trainer.tasks.language_model import Corpus, Pretraining
 
 weights = st.lists(st.floats(0.01, 1), min_size=1, max_size=5)
@@ -143,7 +144,7 @@ class TestResolving:
 
     def test_what_cannot_be_is_a_user_error(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=r"mixture\.boks.*books, corpus"):
-            self.resolved(tmp_path, mixture={"boks": 1.0})
+            check_pretraining("pretrain", PretrainParams(mixture={"boks": 1.0}), TrainRun(), (), ("tokenizer", "corpus", "books"))
         with pytest.raises(UserError, match=r"allow \d+ steps, not max_steps=500"):
             self.resolved(tmp_path, max_epochs={"books": 1.0, "corpus": 1.0}, max_steps=500)
         with pytest.raises(UserError, match="another tokenizer"):
