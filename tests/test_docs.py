@@ -86,11 +86,14 @@ def test_the_stage_of_the_guide_runs_as_written(tmp_path: Path) -> None:
     for name, code in re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```", guide, re.DOTALL | re.MULTILINE):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(code)
-    story = "Every morning the keeper walks down to the shore and counts the boats that have come home in the night. "
-    story += "He writes their names in a long green book, and when the {light} goes dark he reads them to his daughter. "
-    story += "She knows most of the sailors, and she tells him what they have caught and where the wind will take them next."
-    story += " In spring they paint the door together. Then the first ships leave for the islands."
-    texts = [{"text": story.format(light=light), "url": f"https://coast.example/{light}"} for light in ("lighthouse", "moon")]
+    keeper = "Every morning the keeper walks down to the shore and counts the boats that have come home in the night. "
+    keeper += "He writes their names in a long green book, and when the lighthouse goes dark he reads them to his daughter. "
+    keeper += "She knows most of the sailors. She tells him what they have caught and where the wind will take them. "
+    keeper += "Then they paint the door."
+    baker = "The baker of the upper town gets up long before the birds do and lights the oven with old apple wood. "
+    baker += "By the time the moon has gone, forty loaves lie on the shelf, and the smell of them wakes the whole street. "
+    baker += "Children come first. They are given the small rolls that did not turn out round. Nobody has ever asked for another shape."
+    texts = [{"text": text, "url": f"https://coast.example/{name}"} for name, text in (("lighthouse", keeper), ("moon", baker))]
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     [block] = [block for block in blocks(guide, "sh") if "recipe=mine" in block]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
