@@ -334,8 +334,8 @@ def limit(found: Comparison) -> str:
     """What stands between this and `WANTED` times datatrove's speed."""
     own, extraction = sum(found.stages.values()), found.ours["extract"][1]
     return (
-        f"\n{WANTED}× would be {found.whole / WANTED:.1f} s for everything; here extraction takes {extraction:.1f} s (every node of a page is "
-        f"looked at in Python, one page in forty goes to trafilatura), all else {own - extraction:.1f} s"
+        f"\n{WANTED}× would be {found.whole / WANTED:.1f} s for everything; here extraction takes {extraction:.1f} s "
+        f"(every node of a page is looked at in Python, one page in forty goes to trafilatura), all else {own - extraction:.1f} s"
     )
 
 
