@@ -53,7 +53,7 @@ from pipeline.stage import Artifact, File, Mapped
 from tests.data_prep.house import House, Inline
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-DOUBTS = (0.95, MAX_DOUBT, 0.8, 0.7, 0.6, 0.5)
+DOUBTS = (MAX_DOUBT, 0.9, 0.8, 0.7, 0.6, 0.5)
 WANTED = 20
 ENGLISH = "en"
 LANGUAGES = {ENGLISH: "English", "": "any language"}

@@ -23,7 +23,7 @@ LINK_SHARE = 0.5
 LONG = 80  # characters; a shorter block counts less, unless it is a paragraph
 SHORT_WEIGHT = 0.2
 LEAD = 60  # characters
-MAX_DOUBT = 0.9
+MAX_DOUBT = 0.95
 _DOCUMENT = 250  # characters
 
 _LISTS = frozenset(("ul", "ol", "dl", "table"))

@@ -95,7 +95,7 @@ class IngestParams:
         Literal["cascade", "blocks", "resiliparse", "trafilatura"],
         Meta(description="whose main text: see data_prep/extract; cascade is blocks, and trafilatura where that is doubtful"),
     ] = "cascade"
-    max_doubt: Annotated[float, Meta(ge=0, le=1, description="share of a page's text that cascade may leave out undoubted")] = 0.9
+    max_doubt: Annotated[float, Meta(ge=0, le=1, description="share of a page's text that cascade may leave out undoubted")] = 0.95
     markdown: Annotated[bool, Meta(description="keep headings, lists, code and tables as Markdown")] = False
     max_record_bytes: Annotated[int, Meta(ge=1, description="largest record and decoded page, bytes")] = 32 << 20
     max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page, and most end tags")] = 30_000
