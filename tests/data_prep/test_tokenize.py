@@ -16,10 +16,10 @@ import pytest
 
 from data_prep.documents import Document
 from data_prep.stages import TokenizeParams, TokenizerParams, tokenize, tokenize_shard, tokenizer
-from data_prep.stages.tokens import _sampled
+from data_prep.stages.tokens import _sampled, check_tokenizer
 from data_prep.token_shards import TokenShard, open_shards, read_index
 from data_prep.tokenizer import Tokenizer
-from pipeline.stage import Artifact, Counts, File, Shard, Unit, UserError
+from pipeline.stage import Artifact, Counts, File, MapRun, Shard, Unit, UserError
 from tests.data_prep.contexts import context, corpus, published, write_documents
 
 VOCABULARY = TokenizerParams(vocab_size=340, sample_bytes=20_000)
@@ -109,12 +109,12 @@ class TestTokenizerStage:
         larger = replace(documents, files=tuple(replace(file, bytes=1) for file in documents.files))
         assert _sampled(context(tokenizer, tmp_path / "small", corpus=larger, scores=languages), params) == by_tasks
 
-    def test_languages_that_nothing_tells_cannot_be_weighted(self, tmp_path: Path) -> None:
-        ctx = context(tokenizer, tmp_path / "stage", corpus=corpus(tmp_path / "corpus", DOCUMENTS))
+    def test_what_is_not_there_cannot_be_weighted(self) -> None:
         with pytest.raises(UserError, match=r"needs\.scores"):
-            tokenizer(ctx, TokenizerParams(vocab_size=340, language_weights={"en": 1}))
+            check_tokenizer("tokenizer", TokenizerParams(language_weights={"en": 1}), MapRun(), (), ("corpus",))
         with pytest.raises(UserError, match=r"weights\.boks.*corpus"):
-            tokenizer(ctx, TokenizerParams(vocab_size=340, weights={"boks": 1}))
+            check_tokenizer("tokenizer", TokenizerParams(weights={"boks": 1}), MapRun(), (), ("corpus", "scores"))
+        check_tokenizer("tokenizer", TokenizerParams(language_weights={"en": 1}, weights={"corpus": 1}), MapRun(), (), ("corpus", "scores"))
         with pytest.raises(ValueError, match="all 0"):
             TokenizerParams(weights={"corpus": 0})
 
