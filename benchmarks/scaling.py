@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -77,7 +78,7 @@ def total(seconds: Mapping[str, float], stage: str) -> float:
 
 
 def largest(memory: Mapping[str, float], stage: str) -> float:
-    return max(memory.values()) if stage == "all" else memory[stage]
+    return max(memory.values()) if stage == "all" else memory.get(stage, math.nan)  # over before it could be sampled
 
 
 def run(pages: Path, root: Path, workers: int) -> Run:
