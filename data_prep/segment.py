@@ -317,7 +317,6 @@ def _prefix_hashes(points: NDArray[numpy.uint32]) -> Hashes:
 
 
 def _span_hashes(prefixes: Hashes, starts: Integers, ends: Integers) -> Hashes:
-
     inverse = pow(_BASE, -1, 1 << 64)
     back = _powers(inverse, _BLOCK)[starts & (_BLOCK - 1)]
     if len(prefixes) > _BLOCK:

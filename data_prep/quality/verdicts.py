@@ -133,7 +133,7 @@ class Thresholds:
     classifier: ClassifierThresholds = field(default_factory=ClassifierThresholds)
     by_language: Annotated[
         Mapping[str, Mapping[str, float | bool]],
-        Meta(description="code: {reason or lines_<rule>: value}, on top of the table in docs/data_prep.md"),
+        Meta(description="code: {reason or lines_<rule>: value}, on top of what data_prep/quality/languages.py has"),
     ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

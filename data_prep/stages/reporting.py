@@ -45,7 +45,6 @@ def count_shard(shard: Shard) -> ShardResult:
 
 def tally_shard(shard: Shard) -> ShardResult:
     """One range of keys of all tallies to their numbers and the most frequent ones."""
-
     from data_prep.report.tallies import count_tallies
 
     partition, partitions, top = shard.unit.argument
@@ -55,7 +54,6 @@ def tally_shard(shard: Shard) -> ShardResult:
 
 def find_shard(shard: Shard) -> ShardResult:
     """The documents of one file that are to be shown; the unit's argument names the step and the ids wanted of each path."""
-
     from data_prep.report.samples import Shown, find
 
     found: dict[str, dict[str, Shown]] = {}
@@ -94,7 +92,6 @@ def report(ctx: StageContext, params: ReportParams) -> Metrics:
 
 
 def _facts(ctx: StageContext, params: ReportParams, steps: Chain) -> Facts:
-
     from data_prep.report.chain import groups, wanted
     from data_prep.report.counting import HOSTS, SURVIVORS
     from data_prep.report.facts import Facts, lookups, made, passages, table

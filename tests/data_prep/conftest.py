@@ -1,8 +1,11 @@
-"""What stages that map over shards leave running is ended with the tests of one file."""
+"""Fixtures of several files."""
 
 from collections.abc import Iterator
 
 import pytest
+from reported import Recipe, small_corpus
+
+from pipeline.stage import Artifact
 
 
 @pytest.fixture(scope="module")
@@ -12,3 +15,15 @@ def local_ray() -> Iterator[None]:
     import ray
 
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The stages of a small corpus, up to the report."""
+    return small_corpus(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="session")
+def whole(recipe: Recipe) -> Artifact:
+    """Its report."""
+    return recipe.report()
