@@ -195,7 +195,7 @@ def _garbage(root: Path, store: Store) -> list[Path]:
     marked = {(stage, mark) for _, stage, mark in used(root)}
     found: list[Path] = []
     for stage in store.stages():
-        found += store.stage_directory(stage).glob(".*")
+        found += store.stage_directory(stage).glob(".*.removed")  # others there are nobody's
         shards: set[str] = set()
         trajectories: set[str] = set()
         unfinished = False

@@ -67,11 +67,9 @@ def test_pairs_are_those_of_all_comparisons(threshold: float) -> None:
     assert near_duplicates(texts, threshold) == found
 
 
-def test_the_examples_are_true(request: pytest.FixtureRequest) -> None:
+def test_the_examples_are_true() -> None:
     assert doctest.testmod(near).attempted and not doctest.testmod(near).failed
     assert doctest.testmod(data_prep.dedup).attempted and not doctest.testmod(data_prep.dedup).failed
-    page = doctest.testfile(str(request.config.rootpath / "docs" / "parts" / "neardup.md"), module_relative=False)
-    assert page.attempted and not page.failed
 
 
 def test_pairs_of_nothing_and_of_the_same() -> None:

@@ -251,11 +251,14 @@ def test_an_input_that_lost_a_file_is_named_with_the_mend(toy: Toy, damage: str 
 
 
 def test_stray_files_in_the_store_do_not_matter(toy: Toy) -> None:
+    def said() -> list[str]:
+        return [toy.run(command).stdout for command in ("ls", "gc", "verify", "status")]
+
+    before = said()
     for folder in ("store", "store/clean", "runs"):
         (toy.root / folder / ".DS_Store").write_text("")
         (toy.root / folder / "notes.txt").write_text("")
-    for command in ("ls", "gc", "verify", "status"):
-        toy.run(command)
+    assert said() == before
 
 
 def test_gc_removes_what_cut_processes_left(toy: Toy) -> None:

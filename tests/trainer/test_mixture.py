@@ -23,6 +23,11 @@ weights = st.lists(st.floats(0.01, 1), min_size=1, max_size=5)
 caps = st.one_of(st.none(), st.integers(0, 300))
 
 
+def test_a_mixture_of_nothing_counts_nothing() -> None:
+    mixture = Mixture([1.0, 2.0], [0, 0])
+    assert mixture.rows == 0 and mixture.counts(0) == [0, 0]
+
+
 @given(weights, st.data())
 @settings(max_examples=100)
 def test_every_corpus_gives_its_rows_in_order_and_no_more_than_its_cap(parts: list[float], data: st.DataObject) -> None:

@@ -51,6 +51,7 @@ class Mixture:
         Raises ValueError for a weight that is less than 1/65,536 of all, but not 0.
         """
         self._phases: list[_Phase] = []
+        self._corpora = len(weights)
         taken = np.zeros(len(weights), np.int64)
         start: int | None = 0
         while start is not None:
@@ -77,7 +78,7 @@ class Mixture:
     def counts(self, rows: int) -> list[int]:
         """How many of the first `rows` rows each corpus gives. IndexError where there are fewer."""
         if rows == 0:
-            return [0] * len(self._phases[0].taken) if self._phases else []
+            return [0] * self._corpora
         self.place(rows - 1)
         found: list[int] = self._phases[bisect_right(self._starts, rows - 1) - 1].counts(rows).tolist()
         return found
