@@ -35,6 +35,7 @@ _TAGS = {"start": re.compile(r"<[A-Za-z]"), "end": re.compile(r"</[A-Za-z]")}
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x84\x86-\x9f\xad]")
 _LINE_ENDS = re.compile(r"\r\n?|\x85|\u2028|\u2029")
 _SURROGATES = re.compile(r"[\ud800-\udfff]")
+_UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u2028\u2029\ud800-\udfff]")  # any of these: most texts have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +145,8 @@ def normalise(text: str) -> str:
     """The form in which all texts are kept: newline as the only line end, no other control characters but tabs, no lone
     surrogates, no spaces at the ends of lines, at most one blank line in a row, nothing before or behind. Letters, their Unicode
     form and inner spaces stay as they are."""
-    text = _LINE_ENDS.sub("\n", text)
-    text = _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
+    if _UNWANTED.search(text):
+        text = _LINE_ENDS.sub("\n", text)
+        text = _SURROGATES.sub("\ufffd", _CONTROLS.sub("", text))
     lines = [line.rstrip() for line in text.split("\n")]
     return "\n".join(line for number, line in enumerate(lines) if line or (number and lines[number - 1])).strip()

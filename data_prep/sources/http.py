@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable
+
+from isal import isal_zlib as zlib
 
 MOST_ENCODINGS = 5  # of a body, one in the other; no server has use for more than two
 _FIRST_PIECE, _LARGEST_PIECE = 1 << 9, 1 << 20

@@ -17,10 +17,11 @@ import hashlib
 import io
 import os
 import re
-import zlib
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import BinaryIO
+
+from isal import isal_zlib as zlib  # reads the same streams in half the time
 
 from data_prep.sources import Damaged, Other, Outcome, Page, PlainText, Record, Rejected
 from data_prep.sources.files import open_source
