@@ -50,7 +50,7 @@ def classifier(ctx: StageContext, params: ClassifierParams) -> Metrics:
 class ScoreParams:
     """Language and quality scores; thresholds are `select`'s."""
 
-    language_characters: Annotated[int, Meta(ge=1, description="how much of the text's start the language model reads")] = 1_000
+    language_characters: Annotated[int, Meta(ge=1, description="how much of the text's start the language model reads")] = 2_000
     paragraphs: Annotated[bool, Meta(description="identify the language of every paragraph, too")] = False
     splitter: Annotated[Literal["unicode"], Meta(description="how words and lines are cut: see data_prep/segment.py")] = "unicode"
     measures: Annotated[Literal["fineweb"], Meta(description="whose definitions of the measures: see data_prep/quality")] = "fineweb"

@@ -287,7 +287,7 @@ def _wrong_later(text: str) -> Iterator[str]:
         return
     _SEEN.add(key)
     begun = time.process_time()
-    measured = measure([text], 1_000)
+    measured = measure([text], 2_000)
     scores = {name: float(values[0]) for name, values in measured.scores.items()}
     if any(math.isinf(value) for value in scores.values()):
         yield f"scores {scores}"
