@@ -2,8 +2,9 @@
 
 A document's id is the first 32 hex digits of the sha256 of its record's key and, in 4 bytes, of how often the same key came before
 in the same file. The key is the digest of a WARC record's WARC-Record-ID, URL, date and whole block, of a JSONL line, of a Parquet
-row's text, URL, id and date, or of a saved page and its file's name: but for the last, it does not know which file the record
-stands in, so cutting a crawl into other files changes no id. A part of a divided file counts alone, as a file does.
+row's text, URL, id and date, or of a saved page: it does not know which file the record stands in, so neither cutting a crawl into
+other files nor moving or renaming them changes an id. A part of a divided file counts alone, as a file does, and saved pages that
+are taken together count as one.
 """
 
 from __future__ import annotations

@@ -145,7 +145,7 @@ def ingest_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=2, needs=("pages?",))
+@stage(version=3, needs=("pages?",))
 def ingest(ctx: StageContext, params: IngestParams) -> Metrics:
     """Main text of web pages (WARC, HTML) and ready texts (WET, JSONL, Parquet, data sets) as documents; lists stand beside them."""
     from data_prep.sources.units import KINDS, plan_units
