@@ -269,4 +269,10 @@ def tokenize(ctx: StageContext, params: TokenizeParams) -> Metrics:
         raise UserError(f"its tokenizer holds none of {', '.join(TOKENIZER_FILES)}: set tokenize.needs.tokenizer to another stage")
     mapped = ctx.map_shards(tokenize_shard, units_of(ctx.inputs["corpus"].select("documents")), params, side)
     ctx.publish_shards(mapped)
+    if mapped.counts and mapped.counts.kept and not mapped.metrics["validation_documents"]:
+        ctx.progress.event(
+            "note",
+            text=f"none of {mapped.counts.kept:,} documents is held out (validation_fraction={params.validation_fraction:g}): "
+            "training on them will have no validation loss; raise it for one",
+        )
     return mapped.metrics
