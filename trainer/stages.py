@@ -69,10 +69,12 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     from trainer.loop import Plan
     from trainer.tasks.language_model import Pretraining
 
+    corpora = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
+    if not any(file.records for corpus in corpora.values() for file in corpus.select("train")):
+        raise UserError(f"needs.{', needs.'.join(corpora)}: no document to train on; look at what the stages before it rejected")
     directory = ctx.inputs["tokenizer"].directory
     tokenizer = Tokenizer.load(directory)
     config = params.model.resolved(tokenizer.vocab_size)
-    corpora = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
     mixed, given = mixed_corpora(ctx, params, corpora)
     task = Pretraining(
         train=() if mixed else tuple(file for corpus in corpora.values() for file in corpus.select("train")),

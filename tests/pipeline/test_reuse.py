@@ -108,6 +108,12 @@ def test_what_a_forced_stage_changes_follows_in_the_same_run(toy: Toy) -> None:
     assert toy.manifest("shout")["inputs"]["vocabulary"]["digest"] == toy.manifest("vocabulary")["digest"] != "0" * 64
 
 
+def test_a_stage_that_keeps_nothing_says_why_and_is_done(toy: Toy) -> None:
+    said = toy.run("clean.shorter_than=1", "target=clean").stderr
+    assert "clean         kept nothing: all 11 records were dropped, most often as too_long (11)\n" in said
+    assert toy.manifest("clean", "clean.shorter_than=1")["counts"]["kept"] == 0
+
+
 def test_no_more_shards_are_in_flight_than_allowed(toy: Toy) -> None:
     toy.run("shout.sleep_s=1.5", "shout.run.in_flight=1", "target=shout")
     events = map(json.loads, (toy.root / "runs" / "toy" / "events.jsonl").read_text().splitlines())
