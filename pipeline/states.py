@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -68,7 +68,8 @@ class Survey:
             self.statuses[node.name] = self.look(node)
             if node.stage.check is not None and node.pin is None and node.name in self.closure:
                 sources = [file.name for file in self._found.get(node.name, ())]
-                node.stage.check(node.name, node.params, node.run, sources, tuple(node.needs))
+                roles = {role: self._roles(upstream) for role, upstream in node.needs.items()}
+                node.stage.check(node.name, node.params, node.run, sources, roles)
 
     def look(self, node: Node) -> Status:
         """The state of one stage now, given the states of those before it."""
@@ -95,6 +96,11 @@ class Survey:
             spec["stage"], spec["version"], spec["params"], dict(zip(inputs, known, strict=True)), [tuple(s) for s in spec["sources"]]
         )
         return self._judged(node, spec, mark)
+
+    def _roles(self, name: str) -> Collection[str]:
+        """The roles of what a stage reads, or, if it is pinned, has read."""
+        node, spec = self.config.nodes[name], self.statuses[name].spec
+        return tuple(spec["inputs"] if node.pin is not None and spec is not None else node.needs)
 
     def sources(self, node: Node) -> list[File] | None:
         """The stage's source files with hashes; None where there is too much new to hash at a look."""

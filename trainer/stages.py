@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -52,7 +52,7 @@ class PretrainParams(Optimization):
             )
 
 
-def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse a mixture of corpora that are not there before they are built."""
     preflight(name, params, run)
     corpora = sorted({*roles} - {"tokenizer"})
@@ -138,7 +138,7 @@ class SftParams(Optimization):
     seed: Seed = 0
 
 
-def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse conversations without a set to train on or one to validate on before the base model is trained for them."""
     preflight(name, params, run)
     if sources:

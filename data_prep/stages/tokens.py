@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,7 +88,7 @@ def _texts(unit: Unit) -> Iterator[Text]:
             yield Text(identity, languages.get(identity, "und"), text)
 
 
-def check_tokenizer(name: str, params: TokenizerParams, run: MapRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+def check_tokenizer(name: str, params: TokenizerParams, run: MapRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse weights of corpora that are not there, and of languages that nothing tells."""
     corpora = sorted(role for role in roles if not role.endswith("scores"))
     if unknown := sorted({*params.weights} - {*corpora}):
