@@ -24,7 +24,7 @@ from __future__ import annotations
 import inspect
 import os
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -247,7 +247,7 @@ class StageContext:
 
 
 ANY = "*"
-Check = Callable[[str, Any, Any, Sequence[str], Sequence[str]], None]
+Check = Callable[[str, Any, Any, Sequence[str], Mapping[str, Collection[str]]], None]
 
 
 @dataclass(frozen=True)
@@ -288,7 +288,7 @@ def stage(
     extendable  params that may grow without leaving the trajectory of checkpoints (`max_steps`)
     needs       roles it reads; one that ends in `?` may be absent, `*` allows any others
     check       called before anything starts with the stage's name in the recipe, params, run settings, the names of its sources and
-                the roles of its needs; raises UserError
+                the roles of its needs, each with the roles of the stage that it names; raises UserError
     """
 
     def declare(function: Callable[[StageContext, Any], Metrics]) -> Stage:

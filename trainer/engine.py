@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -92,7 +92,7 @@ class TrainRun:
         return max(1, self.workers)
 
 
-def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = (), roles: Sequence[str] = ()) -> None:
+def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = (), roles: Collection[str] = ()) -> None:
     """Refuse before anything starts what DeepSpeed would only refuse on the ranks. `name` is the stage's in the recipe.
 
     Raises UserError with the mend.

@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from isal import isal_zlib as zlib  # reads the same streams in half the time
-from isal.igzip_lib import IsalError
 
 from data_prep.sources import Damaged, Other, Outcome, Page, PlainText, Record, Rejected
 from data_prep.sources.files import open_source
@@ -133,7 +132,7 @@ class _Members(io.RawIOBase):
             compressed = self._decoder.unconsumed_tail or self._file.read(_READ)
             try:
                 data = self._decoder.decompress(compressed, len(buffer))
-            except IsalError as error:
+            except zlib.error as error:  # type: ignore[misc]
                 raise _BadGzip(f"damaged gzip member ({error})") from None
             if self._decoder.eof:
                 self._file.seek(-len(self._decoder.unused_data), os.SEEK_CUR)
@@ -149,7 +148,7 @@ def _member_starts(file: io.BufferedReader, with_record: bool) -> bool:
     file.seek(-len(beginning), os.SEEK_CUR)
     try:
         data = zlib.decompressobj(31).decompress(beginning, len(_START))
-    except IsalError:
+    except zlib.error:  # type: ignore[misc]
         return False
     return beginning.startswith(_GZIP) and (data == _START) == with_record
 
