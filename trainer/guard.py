@@ -25,7 +25,9 @@ _SCALE = 1.4826
 class Guard:
     """When a step counts as a spike, and how often one is undone."""
 
-    deviations: Annotated[float, Meta(ge=0, description="how many deviations above the usual a step's loss or gradient norm may lie; 0: any")] = 10.0
+    deviations: Annotated[
+        float, Meta(ge=0, description="how many deviations above the usual a step's loss or gradient norm may lie; 0: any")
+    ] = 10.0
     rollbacks: Annotated[int, Meta(ge=0, description="spikes that are undone, their samples skipped; one more ends the training")] = 5
 
 

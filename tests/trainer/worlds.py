@@ -20,6 +20,7 @@ from pipeline.files import File
 from pipeline.lease import Fence
 from pipeline.progress import Progress
 from pipeline.trajectory import Trajectory
+from trainer.data.corpus import Corpus
 from trainer.engine import Optimization, TrainRun
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Plan, Task, train
@@ -53,8 +54,9 @@ def write_shard(directory: Path, name: str, split: str, documents: int, seed: in
 def pretraining(directory: Path, kind: type[Pretraining] = Pretraining, **changes: Any) -> Pretraining:
     train_files = [file for number in range(2) for file in write_shard(directory, f"part-{number}", "train", 40, seed=number)[:2]]
     *held_out, table = write_shard(directory, "part-0", "validation", 12, seed=9)
-    values = {"end_id": END, "sequence_length": 24, "rows_per_step": 6, "validation_tokens": 200, "seed": 0}
-    return kind(train=tuple(train_files), validation=tuple(held_out), tables=(table,), **{**values, **changes})
+    corpora = (Corpus("corpus", tuple(train_files), tuple(held_out), (table,)),)
+    values = {"corpora": corpora, "end_id": END, "sequence_length": 24, "rows_per_step": 6, "validation_tokens": 200, "seed": 0}
+    return kind(**{**values, **changes})
 
 
 def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory:
