@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from pipeline.stage import Metrics, StageContext, Unit, UserError, stage, stem
-from trainer.engine import Optimization, TrainRun, preflight
+from trainer.engine import Optimization, Schedule, TrainRun, preflight
+from trainer.guard import Guard
 from trainer.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ class PretrainParams(Optimization):
     ] = field(default_factory=dict, metadata={"absent": {}})
     phases: Annotated[tuple[Phase, ...], Meta(description="from a share of max_steps on another mixture, in order")] = field(
         default=(), metadata={"absent": ()}
+    )
+    guard: Annotated[Guard, Meta(description="what is done about a step that goes wrong")] = field(
+        default_factory=Guard, metadata={"absent": Guard(deviations=0.0, rollbacks=0)}
     )
     max_epochs: Annotated[
         dict[str, Annotated[float, Meta(gt=0)]],
@@ -144,8 +148,9 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
         rows_per_step=params.rows_per_step,
         validation_tokens=params.validation_tokens,
         seed=params.seed,
+        tokenizer=directory,
     )
-    plan = Plan(params.max_steps, params.validate_every)
+    plan = Plan(params.max_steps, params.validate_every, guard=params.guard)
     report = launch(ctx, task, plan, params, NewModel(config, params.seed))
     publish_model(ctx, config, params, directory, tokenizer, "Base model")
     return {**training_metrics(report), **given}
@@ -334,6 +339,8 @@ def training_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     metrics |= {name: value for entry in history[-1:] for name, value in entry["train"].items()}
     for label, entries in (("first", validated[:1]), ("last", validated[-1:])):
         metrics |= {f"{label}_validation_{name}": value for entry in entries for name, value in entry["validation"].items()}
+    if report["skipped"]:
+        metrics["skipped"] = report["skipped"]
     if report["best_step"]:
         metrics["best_step"] = report["best_step"]
         best = next(entry for entry in validated if entry["step"] == report["best_step"])
@@ -393,7 +400,7 @@ class GrpoParams(Optimization):
     """A chat model that finds right answers more often: trained on its own, verified samples."""
 
     lr: Annotated[float, Meta(gt=0, le=1, description="peak learning rate")] = 1e-4
-    schedule: Annotated[Literal["constant", "cosine", "wsd"], Meta(description="wsd: constant, then linear decay at the end")] = "constant"
+    schedule: Schedule = "constant"
     warmup_steps: Annotated[int, Meta(ge=0, description="steps of linear warm-up")] = 10
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="of matrices; norms have none")] = 0.0
     batch: Annotated[int, Meta(ge=1, description="prompts of a step, over all ranks")] = 32

@@ -25,14 +25,17 @@ from trainer.data.sample_index import (
     padded,
     row_numbers,
 )
-from trainer.loop import Place, Term
+from trainer.loop import Place, Task, Term
 from trainer.objectives.language_model import TokenBatch, text_bits, token_counts, token_losses
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
 
-class NextToken:
+SHOWN_TEXTS, SHOWN_PROMPT, SHOWN_TOKENS = 3, 16, 48
+
+
+class NextToken(Task):
     """Counts and terms of a batch of tokens; validation batches that know their bytes give bits per byte as well."""
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
@@ -59,6 +62,7 @@ class Pretraining(NextToken):
     """Rows out of token shards.
 
     corpora            what is read; with several, validation has the numbers of each beside those of all
+    tokenizer          directory of the tokenizer, to show what the model writes
     mixture            of the corpora that have training shards, in their order; None: their documents are as of one corpus
     rows_per_step      rows of the global batch, each of `sequence_length` tokens
     validation_tokens  documents of each corpus are taken for validation, in a keyed order, until they have so many tokens
@@ -73,6 +77,7 @@ class Pretraining(NextToken):
     validation_tokens: int
     seed: int
     mixture: Mixture | None = None
+    tokenizer: str = ""
 
     def start(self, place: Place, model: Transformer) -> None:
         self._place = place
@@ -81,13 +86,14 @@ class Pretraining(NextToken):
         self._trained = [corpus for corpus in self.corpora if corpus.train]
         together = [self._trained] if self.mixture is None else [[corpus] for corpus in self._trained]
         self._indexes = [self._index(corpora) for corpora in together if corpora]
+        self._beginnings: list[list[int]] = []
         self._validation = [batch for corpus in self.corpora for batch in self._held_out(corpus)]
 
     def skip(self, rows: Sequence[int]) -> None:
         """From now on these rows, and no others, belong to no batch. Batches that came before the first of them are unchanged."""
         self._skipped = sorted({*rows})
 
-    def samples(self, step: int) -> list[int]:
+    def sample_numbers(self, step: int) -> list[int]:
         """The numbers of the rows in the step's global batch, in its order; rank r of n reads every n-th from the r-th on."""
         return row_numbers(step, self.rows_per_step, self._skipped)
 
@@ -98,14 +104,14 @@ class Pretraining(NextToken):
 
     def position(self, step: int) -> dict[str, float]:
         """How far the data are before this step: epochs, of each corpus in a mixture, and the phase of that."""
-        row = self.samples(step)[0]
+        row = self.sample_numbers(step)[0]
         if self.mixture is None:
             return {"epoch": row / self._indexes[0].rows_per_epoch}
         counts = zip(self._trained, self._indexes, self.mixture.counts(row), strict=True)
         return {f"{corpus.role}_epoch": rows / index.rows_per_epoch for corpus, index, rows in counts} | {"phase": self.mixture.phase(row)}
 
     def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
-        numbers = self.samples(step)
+        numbers = self.sample_numbers(step)
         if self.mixture is not None and self.mixture.rows is not None and numbers[-1] >= self.mixture.rows:
             raise UserError(
                 f"step {step + 1}: max_epochs leave no more rows, since {len(self._skipped):,} are skipped; raise them or lower max_steps"
@@ -118,6 +124,18 @@ class Pretraining(NextToken):
             )
         size = self._place.micro_batch
         return [TokenBatch.of(rows.take(slice(at, at + size)), self._place.device) for at in range(0, len(rows), size)]
+
+    def show(self, model: Transformer) -> str:
+        """How the model goes on from the beginnings of held-out documents, always with the likeliest token."""
+        from trainer.inference.generator import generate
+        from trainer.inference.sampling import Sampling
+
+        tokenizer = Tokenizer.load(self.tokenizer)
+        prompts = self._beginnings[:SHOWN_TEXTS]
+        room = min(SHOWN_TOKENS, model.config.max_position_embeddings - SHOWN_PROMPT)
+        completions = generate(model, prompts, [0] * len(prompts), stop_ids={self.end_id}, max_new_tokens=room, sampling=Sampling(0.0))
+        pairs = zip(prompts, completions, strict=True)
+        return "\n".join(f"{tokenizer.decode(prompt)!r} -> {tokenizer.decode(completion.text_ids())!r}" for prompt, completion in pairs)
 
     def validation_batches(self) -> Sequence[TokenBatch | HeldOut]:
         return self._validation
@@ -176,6 +194,7 @@ class Pretraining(NextToken):
             segments += document_segments(document, self.end_id, self.sequence_length)
             tokens += len(document)
             text_bytes += sizes[chosen]
+        self._beginnings += [segment.inputs[:SHOWN_PROMPT].tolist() for segment in segments[:SHOWN_TEXTS]]
         batches = _batches(segments, self.sequence_length, self._place, text_bytes, self.end_id)
         return batches if len(self.corpora) == 1 else [HeldOut(corpus.role, batch) for batch in batches]
 
