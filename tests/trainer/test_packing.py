@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
@@ -14,13 +16,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_prep.token_shards import TokenShard
+from data_prep.token_shards import TokenShard, open_shards
 from pipeline.stage import Shard, Unit
+from tests.data_prep.contexts import context
 from tests.trainer.test_sample_index import END, SIZES, numbered, shard
 from tests.trainer.worlds import write_shard
+from trainer.data.corpus import Corpus
 from trainer.data.mixture import MixedIndex, Mixture
 from trainer.data.packing import PackedIndex, PackParams, best_fit, pack_shard, planned, rows_of
 from trainer.data.sample_index import IGNORED
+from trainer.engine import TrainRun
+from trainer.stages import PretrainParams, pretrain
+from trainer.stages import packed as packed_corpora
 
 
 def packed(shards: list[TokenShard], length: int, seed: int, directory: Path, window: int = 4) -> PackedIndex:
@@ -140,3 +147,33 @@ def test_a_million_documents_are_packed_in_seconds() -> None:
     plan = planned(lengths, 2_048)
     assert process_time() - begun < 10
     assert int(plan[3].sum(dtype=np.int64)) == int(lengths.sum())
+
+
+@pytest.fixture
+def no_ray_after() -> Iterator[None]:
+    """Others start their own."""
+    yield
+    import ray
+
+    ray.shutdown()
+
+
+def test_plans_are_made_as_shards_and_one_more_shard_costs_one_more_plan(tmp_path: Path, no_ray_after: None) -> None:
+    """Two corpora whose shards have the same names; the run settings are a training's."""
+    books, web = (
+        Corpus(role, write_shard(tmp_path / role, "same", "train", 40, seed=seed)[:2]) for seed, role in enumerate(("books", "web"))
+    )
+    more = replace(web, train=(*web.train, *write_shard(tmp_path / "web", "more", "train", 20, seed=7)[:2]))
+    params = PretrainParams(sequence_length=32, batch_tokens=64, packing="best_fit")
+    ctx = context(pretrain, tmp_path / "stage")
+    ctx.run = TrainRun()
+    assert packed_corpora(ctx, params, (books, replace(web, train=()))) and ctx.shards_computed == 1
+    found = packed_corpora(ctx, params, (books, more))
+    assert (ctx.shards_computed, ctx.shards_reused) == (3, 1)
+    for corpus in found:
+        index = PackedIndex(open_shards(corpus.train), [plan.path for plan in corpus.plans], end_id=END, length=32, seed=0)
+        assert index.rows_per_epoch * 32 == corpus.places(32)
+        targets = index.rows(range(index.rows_per_epoch)).targets
+        everything = Counter(int(token) for part in open_shards(corpus.train) for token in part.tokens)
+        assert Counter(targets[targets != IGNORED].tolist()) == everything
+    assert packed_corpora(ctx, replace(params, packing="concatenate"), (books,)) == (books,)

@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from data_prep.token_shards import TokenShardWriter, open_shards
 from pipeline.stage import Artifact, File, UserError
+from tests.data_prep.contexts import context
+from tests.trainer.assistants import save_assistant
 from tests.trainer.worlds import END, TINY, VOCABULARY, alone, pretraining, training, write_shard
 from trainer.data.corpus import Corpus
 from trainer.data.mixture import Mixture
@@ -24,7 +26,7 @@ from trainer.engine import TrainRun
 from trainer.loop import Place
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
-from trainer.stages import Phase, PretrainParams, sound_corpora
+from trainer.stages import Phase, PretrainParams, pretrain, sound_corpora
 from trainer.tasks.language_model import HeldOut, Pretraining
 
 MODEL = Transformer(TINY.resolved(VOCABULARY), seed=1)
@@ -219,3 +221,16 @@ class TestShardsAreLookedAtFirst:
         empty = tuple(File.of(f"train/empty{suffix}", tmp_path / f"empty{suffix}") for suffix in (".bin", ".idx"))
         with pytest.raises(UserError, match=r"pretrain\.needs\.web: its shards hold no token to train on"):
             self.checked(replace(found, files=(*empty, *found.select("validation"), *found.select("index"))))
+
+    def test_a_model_whose_vocabulary_is_smaller_than_the_tokenizer_s_is_refused(self, tmp_path: Path) -> None:
+        _, tokenizer, _ = save_assistant(tmp_path / "assistant")
+        inputs = {
+            "corpus": self.artifact(tmp_path, "web"),
+            "tokenizer": Artifact("tokenizer", "t", "t", str(tmp_path / "assistant"), (), {}),
+        }
+        ctx = context(pretrain, tmp_path / "stage", **inputs)
+        params = PretrainParams(model=ModelConfig(vocab_size=100))
+        with pytest.raises(
+            UserError, match=rf"pretrain\.model: vocab_size 100 .* the tokenizer's {tokenizer.vocab_size}; set vocab_size=0"
+        ):
+            pretrain(ctx, params)
