@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from trainer.model.attention import document_positions
 from trainer.model.config import ModelConfig
-from trainer.model.transformer import KeyValueCache, Transformer, document_positions
+from trainer.model.transformer import KeyValueCache, Transformer
 
 TINY = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64).resolved(
     97
