@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
+from tests.trainer import routed, worlds
 from trainer.inference.generator import generate
 from trainer.inference.sampling import Sampling
 from trainer.model.config import ModelConfig
@@ -284,3 +286,19 @@ def test_initialisation_gives_experts_the_scale_of_feed_forward_layers(config: M
     again = copy.deepcopy(model)
     again.initialise(1)
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in state.items())
+
+
+@pytest.mark.proof
+def test_experts_train_alike_at_every_zero_stage_and_resume_to_the_bit(tmp_path: Path) -> None:
+    worlds.pretraining(tmp_path)
+    for rank in (1, 2):
+        worlds.pretraining(tmp_path / f"world-{rank}")
+    found = worlds.together(2, tmp_path, routed.cases, str(tmp_path))[0]
+    one = worlds.alone(routed.cases, str(tmp_path), (0,))
+    expected = one["weights"][0]
+    assert any(tensor.abs().max() > 0 for name, tensor in expected.items() if "correction_bias" in name)
+    for weights in found["weights"].values():
+        assert weights.keys() == expected.keys()
+        for name, tensor in weights.items():
+            torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
+    assert found["exact"] == {0: True, 1: True, 2: True, 3: True}
