@@ -60,8 +60,8 @@ def main(tokens: int) -> int:
     found = {}
     for kind in KINDS:
         command = [sys.executable, "-m", "benchmarks.loss_memory", str(tokens), kind]
-        peak, seconds = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-        found[kind] = float(peak), float(seconds)
+        peak, seconds = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+        found[kind] = peak, seconds
     least = found["one"][0]
     print(f"vocabulary {VOCABULARY:,}, width {WIDTH}, {LAYERS} layers, {tokens:,} tokens a step, fp32, AdamW\n")
     print(f"{'logits':12} {'peak MiB':>9} {'of it logits':>13} {'share':>7} {'seconds':>8}")
