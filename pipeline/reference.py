@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from pipeline.config import Config, Node, Settings, dataclass_of, imported, load, register_resolvers, settings_type
 
-HIDDEN = ("command", "recipe_name", "sweep_job", "source", "cluster", "model", "stages", "commands")
+HIDDEN = ("command", "recipe_name", "sweep_job", "source", "cluster", "model", "planning", "stages", "commands")
 BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 HEADER = ("key", "type", "default", "what it is")
 INTRODUCTION = """\
@@ -52,6 +52,7 @@ def reference() -> str:
         "## Stages\n",
         *(line for node in nodes.values() for line in _stage(node)),
         *_runs(nodes.values()),
+        *_assumptions(nodes.values()),
         *_commands(values[0]["commands"]),
         *_recipes(recipes),
     ]
@@ -121,6 +122,16 @@ def _runs(nodes: Iterable[Node]) -> Iterator[str]:
         yield f"### run of {', '.join(stages)}\n"
         yield f"{_summary(kind)}\n"
         yield from _table(HEADER, rows(kind, prefix="run."))
+        yield ""
+
+
+def _assumptions(nodes: Iterable[Node]) -> Iterator[str]:
+    """What plans assume, once for each kind of assumptions."""
+    kinds = dict.fromkeys(node.stage.assumes for node in nodes if node.stage.assumes)
+    yield f"## What plans assume ({', '.join(f'`planning={name}`' for name in options('planning'))})\n"
+    for kind in kinds:
+        yield f"{_summary(kind)}\n"
+        yield from _table(HEADER, rows(kind, prefix="planning."))
         yield ""
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipeline.config import Config, Node
-from pipeline.errors import UserError
+from pipeline.errors import PlanOnly, UserError
 from pipeline.files import File
 from pipeline.identity import fingerprint, identity_of_params
 from pipeline.lease import holder
@@ -61,7 +61,11 @@ class Survey:
             self.statuses[node.name] = self.look(node)
             if node.stage.check is not None and node.pin is None and node.name in self.closure:
                 sources = [file.name for file in self._found.get(node.name, ())]
-                node.stage.check(node.name, node.params, node.run, sources, tuple(node.needs))
+                try:
+                    node.stage.check(node.name, node.params, node.run, sources, tuple(node.needs))
+                except PlanOnly:
+                    if hash_sources:  # a run is about to begin
+                        raise
 
     def look(self, node: Node) -> Status:
         """The state of one stage now, given the states of those before it."""

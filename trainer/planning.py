@@ -33,7 +33,7 @@ class Assumptions:
     usable_memory: Annotated[float, Meta(gt=0, le=1, description="share of it that a training can fill; the rest is lost to fragments")] = (
         0.9
     )
-    price_per_hour: Annotated[float, Meta(ge=0, description="of a device")] = 2.0
+    price_per_hour: Annotated[float, Meta(ge=0, description="of a device, dollars")] = 2.0
     watts: Annotated[float, Meta(ge=0, description="drawn by a device and its share of the host")] = 1275.0
     pue: Annotated[float, Meta(ge=1, description="energy of the whole building over that of its computers")] = 1.2
     co2_g_per_kwh: Annotated[float, Meta(ge=0, description="carbon dioxide of the electricity, grams a kWh")] = 480.0
@@ -324,10 +324,6 @@ class Training:
     offload: bool = False
     tokens_per_second: float | None = None  # as measured before; None: to be assumed
 
-    @property
-    def how(self) -> Mapping[str, Any]:
-        return {"precision": self.precision, "world": self.world, "device": self.device, "recompute": self.recompute}
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -339,7 +335,8 @@ class Estimate:
     work: Work
     memory: Mapping[int, Memory]  # by ZeRO stage
     offloaded: Mapping[int, Memory]  # by ZeRO stage, from 1 on
-    micro_batch: Mapping[int, int]  # largest that fits, by ZeRO stage, with or without offloading as the training has it
+    recomputed: Mapping[int, Memory]  # by ZeRO stage, with the blocks' activations computed again
+    micro_batch: Mapping[int, int]  # rows that fit, by ZeRO stage, offloading and recomputing as the training does
     cost: Cost
 
     @property
@@ -359,9 +356,10 @@ class Estimate:
             "attention_flops": work.attention * training.tokens,
             "recomputed_flops": work.recomputation * training.tokens if training.recompute else 0.0,
             "flops_per_token": {**asdict(work), "forward": work.forward, "backward": work.backward},
-            "memory_bytes": {str(stage): memory.total for stage, memory in self.memory.items()},
+            "memory_bytes": totals(self.memory),
+            "memory_bytes_offloaded": totals(self.offloaded),
+            "memory_bytes_recomputed": totals(self.recomputed),
             "memory_parts": {str(stage): asdict(memory) for stage, memory in self.memory.items()},
-            "memory_bytes_offloaded": {str(stage): memory.total for stage, memory in self.offloaded.items()},
             "memory_parts_offloaded": {str(stage): asdict(memory) for stage, memory in self.offloaded.items()},
             "largest_micro_batch": {str(stage): rows for stage, rows in self.micro_batch.items()},
             **asdict(self.cost),
@@ -372,27 +370,37 @@ class Estimate:
         }
 
 
+def totals(memory: Mapping[int, Memory]) -> dict[str, int]:
+    """Bytes on the device, by ZeRO stage."""
+    return {str(stage): found.total for stage, found in memory.items()}
+
+
 def estimate(training: Training, assumptions: Assumptions) -> Estimate:
     """All figures of a training. A measured throughput takes the place of the assumed peak and its utilisation."""
-    parameters = count_parameters(training.config)
     work = work_per_token(training.config, training.sequence_length, assumptions.attention)
     done = work.total + (work.recomputation if training.recompute else 0.0)
     flops_per_s = assumptions.tflops(training.precision) * 1e12 * assumptions.mfu
     if training.tokens_per_second is not None:
         flops_per_s = training.tokens_per_second * done / training.world
-    tokens = training.micro_batch * training.sequence_length
-    how = training.how
+    where = {"precision": training.precision, "world": training.world, "device": training.device}
 
-    def memory(stage: int, offload: bool) -> Memory:
-        return memory_per_device(training.config, tokens=tokens, zero=stage, offload=offload, **how)
+    def memory(offload: bool, recompute: bool) -> dict[int, Memory]:
+        how: dict[str, Any] = {**where, "offload": offload, "recompute": recompute}
+        tokens = training.micro_batch * training.sequence_length
+        return {zero: memory_per_device(training.config, tokens=tokens, zero=zero, **how) for zero in ZERO_STAGES if zero or not offload}
 
-    plain = {stage: memory(stage, False) for stage in ZERO_STAGES}
-    offloaded = {stage: memory(stage, True) for stage in ZERO_STAGES[1:]}
-    rows = {
-        stage: largest_micro_batch(
-            assumptions.usable_bytes, training.config, training.sequence_length, zero=stage, offload=training.offload, **how
-        )
-        for stage in ZERO_STAGES
-    }
-    spent = cost(done * training.tokens, training.world, flops_per_s, assumptions)
-    return Estimate(training, assumptions, parameters, work, plain, offloaded, rows, spent)
+    def rows(zero: int) -> int:
+        how = {**where, "offload": training.offload, "recompute": training.recompute}
+        return largest_micro_batch(assumptions.usable_bytes, training.config, training.sequence_length, zero=zero, **how)
+
+    return Estimate(
+        training,
+        assumptions,
+        count_parameters(training.config),
+        work,
+        memory=memory(False, training.recompute),
+        offloaded=memory(True, training.recompute),
+        recomputed=memory(False, True),
+        micro_batch={zero: rows(zero) for zero in ZERO_STAGES},
+        cost=cost(done * training.tokens, training.world, flops_per_s, assumptions),
+    )

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pipeline.stage import Artifact, Metrics, StageContext, Unit, UserError, stage, stem
+from pipeline.stage import Artifact, Metrics, PlanOnly, StageContext, Unit, UserError, stage, stem
+from trainer.depth import from_depth
 from trainer.engine import Optimization, TrainRun, preflight
 from trainer.model.config import ModelConfig
+from trainer.outlook import plan_alignment, plan_fine_tuning, plan_pretraining
+from trainer.planning import Assumptions, count_parameters
 
 if TYPE_CHECKING:
     from data_prep.tokenizer import Tokenizer
@@ -59,9 +62,20 @@ def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources:
     for key in ("mixture", "max_epochs"):
         if unknown := sorted({*getattr(params, key)} - {*corpora}):
             raise UserError(f"{name}.{key}.{unknown[0]}: there is no such corpus in {name}.needs, which has {', '.join(corpora)}")
+    if not params.model.trainable:
+        raise PlanOnly(f"{name}.model.architecture={params.model.architecture}: can be planned, not trained; choose another model=")
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("corpus", "tokenizer", "*"), check=check_pretraining)
+@stage(
+    version=1,
+    run=TrainRun,
+    extendable=("max_steps",),
+    needs=("corpus", "tokenizer", "*"),
+    check=check_pretraining,
+    resolve=from_depth,
+    plan=plan_pretraining,
+    assumes=Assumptions,
+)
 def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     """Train a base model on the next token of every document; publish it as a Hugging Face directory."""
     from data_prep.tokenizer import Tokenizer
@@ -88,7 +102,7 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     plan = Plan(params.max_steps, params.validate_every)
     report = launch(ctx, task, plan, params, NewModel(config, params.seed))
     publish_model(ctx, config, params, directory, tokenizer, "Base model")
-    return {**training_metrics(report), **given}
+    return {**training_metrics(report), **given, "parameters": count_parameters(config).exact}
 
 
 def mixed_corpora(
@@ -150,7 +164,15 @@ def require_both_sets(name: str, files: Sequence[str]) -> None:
         raise UserError(f"{name}: needs conversations to train on and others whose file has 'validation' in its name; there are {there}")
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("model", "conversations?"), check=check_fine_tuning)
+@stage(
+    version=1,
+    run=TrainRun,
+    extendable=("max_steps",),
+    needs=("model", "conversations?"),
+    check=check_fine_tuning,
+    plan=plan_fine_tuning,
+    assumes=Assumptions,
+)
 def sft(ctx: StageContext, params: SftParams) -> Metrics:
     """Train a model to answer: only the assistant's turns and their end are trained."""
     from data_prep.tokenizer import Tokenizer
@@ -246,7 +268,7 @@ class DpoParams(Optimization):
             raise ValueError("preference_weight and nll_weight are both 0, which trains nothing; set one of them above 0")
 
 
-@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight)
+@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight, plan=plan_alignment, assumes=Assumptions)
 def dpo(ctx: StageContext, params: DpoParams) -> Metrics:
     """Train a model to prefer the chosen of two answers."""
     from data_prep.tokenizer import Tokenizer
@@ -299,7 +321,7 @@ class GrpoParams(Optimization):
     seed: Seed = 0
 
 
-@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight)
+@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight, plan=plan_alignment, assumes=Assumptions)
 def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
     """Train a model by reinforcement on prompts whose answers can be checked; publish its rollouts beside it."""
     from data_prep.tokenizer import Tokenizer

@@ -121,6 +121,16 @@ class ModelConfig:
         default=False, metadata={"absent": False}
     )
 
+    depth: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="one dial: so many layers, from which width, heads, pretrain's lr, batch_tokens and max_steps follow "
+            "where the command line does not set them; 0: all as given",
+        ),
+    ] = field(default=0, metadata={"absent": 0})
+
     def __post_init__(self) -> None:
         self._check_attention()
         for name, architectures in ONLY.items():
