@@ -6,11 +6,11 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.stage import Artifact, UserError
+from pipeline.stage import Artifact, UserError, stem
 
 FOLDERS = ("scores", "overlaps", "documents", "rejects", "index")  # what decided comes before what was decided
 _ID = re.compile(r"[0-9a-f]{32}\b")
@@ -72,27 +72,33 @@ class Query:
 def explain(query: str, artifacts: Sequence[tuple[str, Artifact]]) -> list[Step]:
     """All that the stages (name, artifact), in this order, did with the documents whose id or URL is `query`.
 
-    A URL that was crawled twice has two documents: their steps follow each other document by document.
+    A URL that was crawled twice has two documents, and so has an id whose record stands in two files: their steps follow each other
+    document by document.
     """
     steps = []
     asked = Query(query)
-    found: dict[str, tuple[str, str]] = {}  # id → url, source, in order of discovery
-    texts: dict[str, _Text] = {}
+    ids: set[str] = set()
+    found: dict[tuple[str, str], str] = {}  # id, source → url, in order of discovery
+    places: dict[tuple[str, str], str] = {}  # id, name of the file that it stands in → source
+    texts: dict[tuple[str, str], _Text] = {}
     for stage, artifact in artifacts:
         for folder in FOLDERS:
             for file in artifact.select(folder):
-                for row in _rows(file.path, asked, found):
+                for row in _rows(file.path, asked, ids):
                     identity = row.pop("id")
-                    url, source = row.pop("url", ""), row.pop("source", "")
+                    place = identity, stem(file.name)
+                    document = identity, row.pop("source", places.get(place, ""))
+                    url = row.pop("url", "")
                     if folder in ("documents", "rejects"):
-                        found.setdefault(identity, (url, source))
-                    url, source = found.get(identity, (url, source))
-                    where = stage, identity, url, source
+                        ids.add(identity)
+                        places[place] = document[1]
+                        found.setdefault(document, url)
+                    where = stage, identity, found.get(document, url), document[1]
                     match folder:
                         case "documents":
                             text = _Text.of(row["text"], row.get("extractor", ""))
-                            steps.append(Step(*where, "kept", detail=text.told(texts.get(identity), artifact.stage)))
-                            texts[identity] = text
+                            steps.append(Step(*where, "kept", detail=text.told(texts.get(document), artifact.stage)))
+                            texts[document] = text
                         case "rejects":
                             detail = _with_survivor(row["detail"], artifact) if "duplicate" in row["reason"] else row["detail"]
                             steps.append(Step(*where, "rejected", row["reason"], detail))
@@ -102,8 +108,8 @@ def explain(query: str, artifacts: Sequence[tuple[str, Artifact]]) -> list[Step]
                             steps.append(Step(*where, "found", row["evaluation"], f"row {row['row']}, {row['words']} words"))
                         case "index":
                             steps.append(Step(*where, row["split"], detail=f"{row['tokens']:,} tokens, {row['bytes']:,} bytes"))
-    order = list(found)
-    return sorted(steps, key=lambda step: order.index(step.id) if step.id in order else len(order))
+    order = {document: number for number, document in enumerate(found)}
+    return sorted(steps, key=lambda step: order.get((step.id, step.source), len(order)))
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def _with_survivor(detail: str, artifact: Artifact) -> str:
     if match is None:
         return detail
     asked = Query(match[0])
-    urls = [row["url"] for file in artifact.select("documents") for row in _rows(file.path, asked, {}, ("id", "url"))]
+    urls = [row["url"] for file in artifact.select("documents") for row in _rows(file.path, asked, (), ("id", "url"))]
     return f"{detail} {urls[0] if urls else '(of an earlier corpus)'}".rstrip()
 
 
@@ -161,10 +167,10 @@ def explain_command(artifacts: Mapping[str, Artifact], words: Sequence[str], set
 
 def render(steps: Sequence[Step]) -> Iterator[str]:
     """One line for each step under a line for each document, scores below theirs."""
-    shown = None
+    shown: tuple[str, str] | None = None
     for step in steps:
-        if step.id != shown:
-            shown = step.id
+        if (step.id, step.source) != shown:
+            shown = step.id, step.source
             yield f"{step.id}  {step.url or '(no URL)'}  {step.source}"
         why = ": ".join(part for part in (step.reason, step.detail) if part)
         yield f"  {step.stage:<13} {step.outcome:<10} {why}".rstrip()
@@ -178,9 +184,7 @@ def _shown(value: str | float) -> str:
     return "does not apply" if math.isnan(value) else f"{value:.6g}"
 
 
-def _rows(
-    path: str | os.PathLike[str], query: Query, ids: Mapping[str, Any], columns: Sequence[str] | None = None
-) -> Iterator[dict[str, Any]]:
+def _rows(path: str | os.PathLike[str], query: Query, ids: Iterable[str], columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
     """The rows of one Parquet file about the documents. Row groups that hold none of them are read no further than their ids and URLs."""
     import pyarrow
     import pyarrow.compute

@@ -2,8 +2,9 @@
 
 A document's id is the first 32 hex digits of the sha256 of its record's key and, in 4 bytes, of how often the same key came before
 in the same file. The key is the digest of a WARC record's WARC-Record-ID, URL, date and whole block, of a JSONL line, of a Parquet
-row's text, URL, id and date, or of a saved page and its file's name: but for the last, it does not know which file the record
-stands in, so cutting a crawl into other files changes no id. A part of a divided file counts alone, as a file does.
+row's text, URL, id and date, or of a saved page: it does not know which file the record stands in, so neither cutting a crawl into
+other files nor moving or renaming them changes an id. A part of a divided file counts alone, as a file does, and saved pages that
+are taken together count as one.
 """
 
 from __future__ import annotations
@@ -31,12 +32,13 @@ _BATCH_RECORDS = 1_000
 
 @dataclass(frozen=True)
 class Settings:
-    """How pages are read: the parameters of `data_prep.extract.extract`."""
+    """How pages are read: the parameters of `data_prep.extract.extract`; and the longest text that is kept, in characters."""
 
     method: Method
     limits: Limits
     max_doubt: float
     markdown: bool
+    max_characters: int
 
 
 @dataclass
@@ -74,7 +76,7 @@ def ingest_records(
                 record = outcome.record
                 source = f"{name}#{record.location}" if name else record.location
                 identity = identities.next(record)
-                final = _settled(outcome, extractions)
+                final = _settled(outcome, extractions, settings.max_characters)
                 if isinstance(final, Extraction):
                     told = final.method, final.title, final.published, final.language_hint
                     documents.write(Document(identity, record.url, final.text, _date(record.date), source, *told))
@@ -127,7 +129,7 @@ def _batches(outcomes: Iterable[Outcome]) -> Iterator[list[Outcome]]:
 
 
 def _settled(
-    outcome: Page | PlainText | Rejected | Damaged, extractions: Iterator[Extraction | Killed]
+    outcome: Page | PlainText | Rejected | Damaged, extractions: Iterator[Extraction | Killed], max_characters: int
 ) -> Extraction | Rejected | Damaged | Killed:
     """The text of the record, or why there is none."""
     if isinstance(outcome, Rejected | Damaged):
@@ -141,6 +143,8 @@ def _settled(
         return extraction
     if extraction.refused:
         return Rejected(outcome.record, extraction.refused, extraction.detail)
+    if len(extraction.text) > max_characters:
+        return Rejected(outcome.record, "too_long", f"{len(extraction.text)} characters > {max_characters}")
     return extraction if extraction.text else Rejected(outcome.record, "empty_text")
 
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     Hashes = NDArray[numpy.uint64]
     Flags = NDArray[numpy.bool_]
 
-BATCH_CHARACTERS = 60_000  # the arrays of so many fit into a core's cache: texts cut together are cut fastest at about this size
+BATCH_CHARACTERS = 150_000  # of texts cut together: fewer and each call's overhead counts, more and the arrays leave the core's cache
 
 # What a character is, as bits of the table of `_classes`.
 SPACE, WORD, UNSPACED, MARK, LETTER, DIGIT, ALPHANUMERIC, STOP, FOREIGN_STOP, CLOSING, RUN, JOINING, JOINING_DIGITS = (

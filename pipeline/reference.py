@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 import sys
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta
 
 from pipeline.config import Config, Node, Settings, dataclass_of, imported, load, register_resolvers, settings_type
+from pipeline.stage import Stage
 
 HIDDEN = ("command", "recipe_name", "sweep_job", "source", "cluster", "model", "planning", "stages", "commands")
 BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
@@ -41,22 +43,36 @@ def reference() -> str:
     """The whole page."""
     values = composed("demo")
     recipes = {name: load(*composed(name)) for name in options("recipe")}
-    nodes: dict[str, Node] = {}
-    for config in recipes.values():
-        for node in config.nodes.values():
-            nodes.setdefault(node.stage.name, node)  # a stage may stand in recipes under several names
+    stages = registered(recipes.values())
     parts = [
         INTRODUCTION,
         *_settings(),
         *_models(),
         "## Stages\n",
+<<<<<<< HEAD
         *(line for node in nodes.values() for line in _stage(node)),
         *_runs(nodes.values()),
         *_assumptions(nodes.values()),
+=======
+        *(line for stage in stages for line in _stage(stage)),
+        *_runs(stages),
+>>>>>>> main
         *_commands(values[0]["commands"]),
         *_recipes(recipes),
     ]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def registered(recipes: Iterable[Config]) -> list[Stage]:
+    """The stages of the recipes, in their order, and behind them those that their modules have besides."""
+    found: dict[Stage, None] = {}
+    modules: dict[str, None] = {}
+    for config in recipes:
+        found.update(dict.fromkeys(node.stage for node in config.nodes.values()))  # a stage may stand there under several names
+        modules.update(dict.fromkeys(dotted.rpartition(".")[0] for dotted in config.settings.stages.values()))
+    for module in modules:
+        found.update(dict.fromkeys(value for value in vars(importlib.import_module(module)).values() if isinstance(value, Stage)))
+    return list(found)
 
 
 def composed(recipe: str, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -100,26 +116,26 @@ def _models() -> Iterator[str]:
     yield ""
 
 
-def _stage(node: Node) -> Iterator[str]:
-    yield f"### {node.stage.name}\n"
-    yield f"{_summary(node.stage.function)}\n"
-    found = list(rows(node.stage.params, prefix=node.stage.name + "."))
+def _stage(stage: Stage) -> Iterator[str]:
+    yield f"### {stage.name}\n"
+    yield f"{_summary(stage.function)}\n"
+    found = list(rows(stage.params, prefix=stage.name + "."))
     if found:
         yield from _table(HEADER, found)
         yield ""
-    growing = ", ".join(f"`{key}`" for key in node.stage.extendable)
+    growing = ", ".join(f"`{key}`" for key in stage.extendable)
     if growing:
         yield f"A larger {growing} goes on from the checkpoints that are there.\n"
 
 
-def _runs(nodes: Iterable[Node]) -> Iterator[str]:
+def _runs(stages: Iterable[Stage]) -> Iterator[str]:
     """The run settings, once for each kind of them."""
     users: dict[type, list[str]] = {}
-    for node in nodes:
-        users.setdefault(node.stage.run, []).append(node.stage.name)
+    for stage in stages:
+        users.setdefault(stage.run, []).append(stage.name)
     yield "## How stages are run (`<stage>.run`)\n"
-    for kind, stages in users.items():
-        yield f"### run of {', '.join(stages)}\n"
+    for kind, names in users.items():
+        yield f"### run of {', '.join(names)}\n"
         yield f"{_summary(kind)}\n"
         yield from _table(HEADER, rows(kind, prefix="run."))
         yield ""

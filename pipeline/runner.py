@@ -146,6 +146,8 @@ def _build_leased(survey: Survey, node: Node, status: Status, lease: Lease, prog
     store.publish(lease.fence, manifest, ctx.published)
     for text in ctx.errors:
         progress.event("note", text=f"errored: {text}")
+    if ctx.counts is not None and not ctx.counts.kept:
+        progress.event("note", text=_kept_nothing(ctx.counts))
     progress.event("done", elapsed_s=round(elapsed, 1), summary=_summary(ctx, metrics))
 
 
@@ -241,6 +243,14 @@ def _require_conservation(node: Node, ctx: StageContext) -> None:
             f"{node.name}: {counts.errored} of {counts.total} records are errored, over its error budget of {ctx.run.error_budget:.1%}: "
             f"{'; '.join(ctx.errors)}; mend the input, or set {node.name}.run.error_budget"
         )
+
+
+def _kept_nothing(counts: Counts) -> str:
+    if not counts.total:
+        return "kept nothing: there was no record to read"
+    reasons = {**counts.rejected, "errored": counts.errored}
+    most = max(sorted(reasons), key=lambda reason: reasons[reason])
+    return f"kept nothing: all {counts.total:,} records were dropped, most often as {most} ({reasons[most]:,})"
 
 
 def _counts(counts: Counts | None) -> dict[str, Any] | None:

@@ -7,9 +7,10 @@ import glob
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipeline import storage
@@ -21,7 +22,8 @@ WILD = "*?["
 
 @dataclass(frozen=True)
 class Found:
-    """A file that a pattern matched. `name` is relative to the pattern's part before its first wildcard folder."""
+    """A file that a pattern matched. `name` is relative to the pattern's part before its first wildcard folder, and longer by the
+    folders before where another file would have the same."""
 
     name: str
     path: str
@@ -32,7 +34,6 @@ class Found:
 def expand(key: str, patterns: Sequence[str]) -> list[Found]:
     """The files that `patterns` match, by name. UserError (naming `key`) for one that matches none, or a folder."""
     found: dict[str, Found] = {}
-    names: dict[str, str] = {}
     for pattern in patterns:
         if "://" in pattern:
             raise UserError(f"{key}: {pattern}: only files of this machine or a mounted folder can be read; copy it there first")
@@ -47,17 +48,22 @@ def expand(key: str, patterns: Sequence[str]) -> list[Found]:
             raise UserError(f"{key}: {pattern}: matches no file (looked from {os.getcwd()}); check the path, or quote it from the shell")
         for file in files:
             one = _found(key, file, prefix)
-            if one.name in found and found[one.name].path != one.path:
-                raise UserError(
-                    f"{key}: {file} and {found[one.name].path} would both be named {one.name!r}; "
-                    "use one pattern that starts at a folder they share"
-                )
-            if names.setdefault(one.path, one.name) != one.name:
-                raise UserError(
-                    f"{key}: two patterns match {file}, as {names[one.path]!r} and as {one.name!r}: it would be read twice; leave one out"
-                )
-            found[one.name] = one
-    return [found[name] for name in sorted(found)]
+            if (name := found.setdefault(one.path, one).name) != one.name:
+                raise UserError(f"{key}: two patterns match {file}, as {name!r} and as {one.name!r}: it would be read twice; leave one out")
+    return sorted(_told_apart(list(found.values())), key=lambda file: file.name)
+
+
+def _told_apart(files: list[Found]) -> list[Found]:
+    """The files; where several have one name, each with as many of the folders before it as it takes to tell them apart."""
+    times = Counter(file.name for file in files)
+    if len(times) == len(files):
+        return files
+    return _told_apart([file if times[file.name] == 1 else replace(file, name=_longer(file)) for file in files])
+
+
+def _longer(file: Found) -> str:
+    """Its name with one more folder; that of the root has none before it."""
+    return os.path.join(os.path.basename(file.path[: -len(file.name)].rstrip(os.sep)), file.name)
 
 
 def _found(key: str, file: str, prefix: str) -> Found:

@@ -24,7 +24,7 @@ from __future__ import annotations
 import inspect
 import os
 import typing
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, is_dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -271,7 +271,7 @@ class Upstream:
 
 
 ANY = "*"
-Check = Callable[[str, Any, Any, Sequence[str], Sequence[str]], None]
+Check = Callable[[str, Any, Any, Sequence[str], Mapping[str, Collection[str]]], None]
 Resolve = Callable[[Any, Set[str]], tuple[Any, Sequence[str]]]
 Plan = Callable[[Any, Any, Any, Mapping[str, Upstream], Sequence[Mapping[str, Any]]], Outlook | None]
 
@@ -320,7 +320,8 @@ def stage(
     extendable  params that may grow without leaving the trajectory of checkpoints (`max_steps`)
     needs       roles it reads; one that ends in `?` may be absent, `*` allows any others
     check       called before anything starts with the stage's name in the recipe, params, run settings, the names of its sources and
-                the roles of its needs; raises UserError, or PlanOnly where a plan can still be made
+                the roles of its needs, each with the roles of the stage that it names; raises UserError,
+                or PlanOnly where a plan can still be made
     resolve     called with the params and the keys that the command line sets: gives the params with those filled in that follow from
                 others, and a line for each; what comes out is the identity
     plan        called by `plan` with params, run settings, assumptions, inputs by role and the manifests of this stage's artifacts;

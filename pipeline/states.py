@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.config import Config, Node
@@ -22,16 +22,22 @@ HASHED_BY_A_LOOK = 64 * 2**20  # bytes of new sources that `plan` hashes on its 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why an artifact is not there, or no longer right. `remedy` is empty where running is all it takes."""
+    """Why an artifact is not there, or no longer right. `remedy` is empty where running is all it takes.
+
+    `stage` is the one where the cause lies, and `roles` those of the inputs that lead there; "" and none for the artifact's own.
+    """
 
     what: str
     was: Any = None
     now: Any = None
     remedy: str = ""
+    stage: str = ""
+    roles: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        through = f"{', '.join(f'inputs.{role}' for role in self.roles)}: {self.stage} " if self.stage else ""
         change = f": {_short(self.was)} → {_short(self.now)}" if self.was is not None or self.now is not None else ""
-        return self.what + change + (f" ({self.remedy})" if self.remedy else "")
+        return through + self.what + change + (f" ({self.remedy})" if self.remedy else "")
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,16 @@ class Survey:
         self.hash_sources = hash_sources
         self._sources: dict[str, list[File] | None] = {}
         self._found: dict[str, list[Found]] = {}
+        self._changed: dict[tuple[str, str, str], list[Reason]] = {}
         self.closure = closure(config)
         self.statuses: dict[str, Status] = {}
         for node in config.nodes.values():
             self.statuses[node.name] = self.look(node)
             if node.stage.check is not None and node.pin is None and node.name in self.closure:
                 sources = [file.name for file in self._found.get(node.name, ())]
+                roles = {role: self._roles(upstream) for role, upstream in node.needs.items()}
                 try:
-                    node.stage.check(node.name, node.params, node.run, sources, tuple(node.needs))
+                    node.stage.check(node.name, node.params, node.run, sources, roles)
                 except PlanOnly:
                     if hash_sources:  # a run is about to begin
                         raise
@@ -92,6 +100,11 @@ class Survey:
             spec["stage"], spec["version"], spec["params"], dict(zip(inputs, known, strict=True)), [tuple(s) for s in spec["sources"]]
         )
         return self._judged(node, spec, mark)
+
+    def _roles(self, name: str) -> Collection[str]:
+        """The roles of what a stage reads, or, if it is pinned, has read."""
+        node, spec = self.config.nodes[name], self.statuses[name].spec
+        return tuple(spec["inputs"] if node.pin is not None and spec is not None else node.needs)
 
     def sources(self, node: Node) -> list[File] | None:
         """The stage's source files with hashes; None where there is too much new to hash at a look."""
@@ -144,18 +157,42 @@ class Survey:
             return Status(node, spec, mark, "FAILED", (Reason(f"it failed the last time: {error['error']}"),))
         if self.store.spec(name, mark) is not None:
             return Status(node, spec, mark, "PARTIAL", (Reason("begun and not finished", remedy="goes on from what is there"),))
-        return Status(node, spec, mark, "MISSING", tuple(difference(self.store, spec)))
+        return Status(node, spec, mark, "MISSING", tuple(self._causes(node, difference(self.store, spec))))
 
-    def _stale(self, node: Node, manifest: Mapping[str, Any]) -> Iterator[Reason]:
+    def _stale(self, node: Node, manifest: Mapping[str, Any]) -> list[Reason]:
+        found = []
         for role, upstream in node.needs.items():
             status = self.statuses[upstream]
             if status.state == "STALE":
-                yield Reason(f"{role}: {upstream} is stale")
+                found += [(role, reason) for reason in status.why]
                 continue
             current = self.store.manifest(status.node.stage.name, str(status.fingerprint))
             made_from = manifest["inputs"].get(role, {}).get("digest")
             if current is not None and current["digest"] != made_from:
-                yield Reason(f"{role}: {upstream} was built again with other bytes", made_from, current["digest"])
+                found.append((role, Reason("was built again with other bytes", made_from, current["digest"], stage=upstream)))
+        return _joined(found)
+
+    def _causes(self, node: Node, reasons: Iterable[Reason]) -> list[Reason]:
+        """The reasons, with what made an input another instead of its two fingerprints, as far as the older one is known."""
+        own: list[Reason] = []
+        found: list[tuple[str, Reason]] = []
+        for reason in reasons:
+            role = reason.what.removeprefix("inputs.")
+            causes = self._changed_since(node.needs[role], reason.was, reason.now) if role != reason.what and role in node.needs else ()
+            found += [(role, cause) for cause in causes]
+            own += [] if causes else [reason]
+        return own + _joined(found)
+
+    def _changed_since(self, name: str, was: str, now: str) -> list[Reason]:
+        """What makes a stage's fingerprint another one; nothing where the older artifact is not known."""
+        status = self.statuses[name]
+        if (name, was, now) not in self._changed:
+            before = self.store.spec(status.node.stage.name, str(was))
+            causes = []
+            if before is not None and status.spec is not None and status.fingerprint == now:
+                causes = self._causes(status.node, _changes(before, status.spec))
+            self._changed[name, was, now] = [cause if cause.stage else replace(cause, stage=name) for cause in causes]
+        return self._changed[name, was, now]
 
     def refresh(self, name: str) -> Status:
         """Look at one stage again, after those before it were built."""
@@ -247,7 +284,7 @@ def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Reason]
     for role in sorted({*was["inputs"], *now["inputs"]}):
         before, after = was["inputs"].get(role), now["inputs"].get(role)
         if before != after:
-            yield Reason(f"inputs.{role}", before and before[:12], after and after[:12])
+            yield Reason(f"inputs.{role}", before, after)
     old = {name: (size, sha256) for name, size, sha256 in was["sources"]}
     new = {name: (size, sha256) for name, size, sha256 in now["sources"]}
     for name in sorted({*old, *new}):
@@ -257,6 +294,16 @@ def _changes(was: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Reason]
             yield Reason(f"source {name} removed")
         elif old[name] != new[name]:
             yield Reason(f"source {name} has other bytes")
+
+
+def _joined(causes: Iterable[tuple[str, Reason]]) -> list[Reason]:
+    """Causes that inputs (by their roles) lead to, each once."""
+    found: dict[str, Reason] = {}
+    for role, cause in causes:
+        alone = replace(cause, roles=())
+        known = found.get(repr(alone), alone)
+        found[repr(alone)] = replace(alone, roles=(*known.roles, *{role}.difference(known.roles)))
+    return list(found.values())
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -38,11 +38,16 @@ class Trajectory:
     fence: Fence
     alone: bool = False
 
-    def latest(self, accept: Callable[[Checkpoint], bool] = lambda checkpoint: True) -> Checkpoint | None:
-        """The newest complete checkpoint that `accept` takes and whose files all have their hash, or None."""
-        for checkpoint in self.complete():
-            if accept(checkpoint) and self.damage(checkpoint) is None:
+    def latest(
+        self, accept: Callable[[Checkpoint], bool] = lambda checkpoint: True, tell: Callable[[str], None] = lambda damage: None
+    ) -> Checkpoint | None:
+        """The newest complete checkpoint that `accept` takes and whose files all have their hash, or None. `tell` hears what is
+        wrong with those passed over."""
+        for checkpoint in filter(accept, self.complete()):
+            damage = self.damage(checkpoint)
+            if damage is None:
                 return checkpoint
+            tell(damage)
         return None
 
     def complete(self) -> Iterator[Checkpoint]:
@@ -100,9 +105,15 @@ class Trajectory:
             step, _, rest = name.partition(".")
             fingerprint, _, epoch = rest.partition(".")
             folder = Path(self.directory, name)
-            older = step.startswith("step-") and fingerprint == self.fingerprint and int(epoch) < self.fence.epoch
+            older = (step.startswith("step-") or step == "scratch") and fingerprint == self.fingerprint and int(epoch) < self.fence.epoch
             if older and not (folder / "COMPLETE").exists():
                 self._remove(folder)
+
+    def scratch(self) -> str:
+        """The private folder for what a launch needs for a while, made if need be; the same for all its ranks. It removes it itself."""
+        folder = Path(self.directory, f"scratch.{self.fingerprint}.{self.fence.epoch}")
+        folder.mkdir(parents=True, exist_ok=True)
+        return str(folder)
 
     def _own(self, step: int) -> Path:
         return Path(self.directory, f"step-{step}.{self.fingerprint}.{self.fence.epoch}")

@@ -20,6 +20,7 @@ from pipeline.reference import composed, reference
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+STAGE = re.compile(r"^@stage\([^@]*?\ndef (\w+)", re.MULTILINE)
 CONSOLE = str(Path(sys.executable).with_name("crawl2chat"))
 
 
@@ -40,6 +41,14 @@ def documented_commands() -> list[str]:
 
 def test_the_configuration_reference_is_what_the_schemas_say() -> None:
     assert (ROOT / "docs" / "configuration.md").read_text() == reference(), "run `make docs`"
+
+
+def test_every_stage_has_a_section_of_the_reference() -> None:
+    sections = re.findall(r"^### (\w+)$", (ROOT / "docs" / "configuration.md").read_text(), re.MULTILINE)
+    declared = [name for path in ROOT.glob("*/stages*/**/*.py") for name in STAGE.findall(path.read_text())]
+    declared += [name for path in ROOT.glob("*/stages.py") for name in STAGE.findall(path.read_text())]
+    assert "line_dedup" in declared and "pretrain" in declared
+    assert sorted(set(declared) - set(sections)) == []
 
 
 def test_help_names_every_command_and_recipe() -> None:

@@ -2,11 +2,18 @@
 
 DeepSpeed writes weights and optimizer states. Random states go into a file for each rank, since DeepSpeed saves none. What
 the loop itself remembers travels in the record's facts.
+
+A checkpoint's files are cut for a number of ranks and a ZeRO stage. Other ranks load it through DeepSpeed's universal checkpoint:
+rank 0 converts it into one file for each state of each parameter, of which every rank reads its part.
 """
 
 from __future__ import annotations
 
 import random
+import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +25,7 @@ import torch.distributed as dist
 from pipeline.stage import Checkpoint, Trajectory
 from trainer.engine import Engine
 
-TAG = "state"
+TAG, UNIVERSAL = "state", "universal"
 
 
 def save(engine: Engine, trajectory: Trajectory, step: int, facts: Mapping[str, Any], keep: Sequence[int] = ()) -> None:
@@ -32,17 +39,70 @@ def save(engine: Engine, trajectory: Trajectory, step: int, facts: Mapping[str, 
     dist.barrier()
 
 
-def load(engine: Engine, checkpoint: Checkpoint) -> None:
-    """Put the engine and this rank's random numbers back to where `save` was called."""
-    path, _ = engine.deepspeed.load_checkpoint(checkpoint.directory, tag=TAG, load_lr_scheduler_states=False)
+def form(world: int, zero: int) -> dict[str, int]:
+    """The facts of a checkpoint that say what its files are cut for."""
+    return {"world_size": world, "zero": zero}
+
+
+def loadable(found: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
+    """Whether ranks of one form can load a checkpoint of another. Stages 1 and 2 shard alike; 0 and 3 are read by themselves."""
+    kinds = [form["zero"] or -1 for form in (found, wanted)]
+    return kinds[0] == kinds[1] or {*kinds} == {1, 2}
+
+
+def load(engine: Engine, checkpoint: Checkpoint, trajectory: Trajectory, wanted: Mapping[str, int]) -> None:
+    """Put the engine and this rank's random numbers back to where `save` was called; called by every rank. `wanted`: their form.
+
+    Of ranks that are more than there were, each takes the random numbers of one that was.
+    """
+    saved = checkpoint.facts
+    if saved["zero"] == 0 or all(saved[name] == value for name, value in wanted.items()):
+        _read(engine, checkpoint.directory, TAG)
+    else:
+        directory = Path(trajectory.scratch())
+        _converted(Path(checkpoint.directory, TAG), directory / UNIVERSAL)
+        engine.read_universal(lambda: _read(engine, str(directory), UNIVERSAL))
+        dist.barrier()
+        if dist.get_rank() == 0:
+            shutil.rmtree(directory)
+        dist.barrier()
+    rank = dist.get_rank() % checkpoint.facts["world_size"]
+    _restore_random(torch.load(Path(checkpoint.directory, f"random-{rank}.pt"), weights_only=False))
+
+
+def _read(engine: Engine, directory: str, tag: str) -> None:
+    path, _ = engine.deepspeed.load_checkpoint(directory, tag=tag, load_lr_scheduler_states=False)
     if path is None:  # DeepSpeed's silent way to say that it found nothing
-        raise FileNotFoundError(f"{checkpoint.directory}: DeepSpeed finds no checkpoint {TAG!r} in it")
-    _restore_random(torch.load(Path(checkpoint.directory, f"random-{dist.get_rank()}.pt"), weights_only=False))
+        raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint {tag!r} in it")
 
 
-def find(trajectory: Trajectory, accept: Callable[[Checkpoint], bool]) -> Checkpoint | None:
-    """The newest whole checkpoint that rank 0 accepts, the same one on every rank."""
-    found = [trajectory.latest(accept) if dist.get_rank() == 0 else None]
+def _converted(source: Path, target: Path) -> None:
+    """Make the universal checkpoint `target` of `source`. It takes three times the optimizer's states on disk, for as long as it is
+    needed, and no more memory than one rank's part. The other ranks wait for its last file: for longer than a collective may take."""
+    last = target.with_suffix(".done")
+    if dist.get_rank() == 0:
+        shutil.rmtree(target, ignore_errors=True)
+        last.unlink(missing_ok=True)
+        dist.barrier()
+        # in the folder itself, since DeepSpeed reads paths as regular expressions; in a process, since it prints
+        command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
+        command += ["--input_folder", "source", "--output_folder", target.name, "--num_extract_workers", "1", "--num_merge_workers", "1"]
+        link = target.with_name("source")
+        link.unlink(missing_ok=True)
+        link.symlink_to(source)
+        done = subprocess.run(command, cwd=target.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode:
+            raise RuntimeError(f"{source}: DeepSpeed cannot convert it: {done.stdout[-2_000:]}")
+        last.touch()
+        return
+    dist.barrier()
+    while not last.exists():
+        time.sleep(0.1)
+
+
+def find(trajectory: Trajectory, accept: Callable[[Checkpoint], bool], tell: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole checkpoint that rank 0 accepts, the same one on every rank. `tell` hears of damaged ones."""
+    found = [trajectory.latest(accept, tell) if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(found, src=0)
     return found[0]
 

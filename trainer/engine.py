@@ -11,7 +11,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -92,7 +92,7 @@ class TrainRun:
         return max(1, self.workers)
 
 
-def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = (), roles: Sequence[str] = ()) -> None:
+def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = (), roles: Collection[str] = ()) -> None:
     """Refuse before anything starts what DeepSpeed would only refuse on the ranks. `name` is the stage's in the recipe.
 
     Raises UserError with the mend.
@@ -152,6 +152,21 @@ class Engine:
             group["lr"] = self.settings.lr_at(number, self.total_steps)
         self.deepspeed.step()
         return float(self.deepspeed.get_global_grad_norm() or 0.0)
+
+    def read_universal(self, read: Callable[[], None]) -> None:
+        """Call `read` while DeepSpeed takes what it loads for a universal checkpoint, and mend what it leaves wrong: at stage 3 all
+        parameters share one count of steps, which then grows for each of them, and one weight decay."""
+        optimizer = self.deepspeed.optimizer.optimizer
+        decays = [group["weight_decay"] for group in optimizer.param_groups]
+        self.deepspeed._config.load_universal_checkpoint = True
+        try:
+            read()
+        finally:
+            self.deepspeed._config.load_universal_checkpoint = False
+        for state in optimizer.state.values():
+            state["step"] = state["step"].clone()
+        for group, decay in zip(optimizer.param_groups, decays, strict=True):
+            group["weight_decay"] = decay
 
 
 def full_state(model: Transformer) -> dict[str, Tensor]:

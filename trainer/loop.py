@@ -175,10 +175,12 @@ class _Loop:
 
     def resume(self) -> int:
         """Load the newest checkpoint that fits; returns how many steps are done."""
-        found = checkpoint.find(self.trajectory, self.fits)
+        found = checkpoint.find(self.trajectory, self.fits, lambda damage: self.note(f"a checkpoint is passed over: {damage}"))
         if found is None:
             return 0
-        checkpoint.load(self.engine, found)
+        if not self.form().items() <= found.facts.items():
+            self.note(f"checkpoint of step {found.step}: from {_cut(found.facts)} to {_cut(self.form())}")
+        checkpoint.load(self.engine, found, self.trajectory, self.form())
         self.state = State(**found.facts["state"])
         return found.step
 
@@ -296,37 +298,34 @@ class _Loop:
         checkpoint.save(self.engine, self.trajectory, done, facts, keep)
 
     def form(self) -> dict[str, int]:
-        """What a checkpoint's files are cut for."""
-        return {"world_size": self.world, "zero": self.run_settings.zero}
+        return checkpoint.form(self.world, self.run_settings.zero)
 
     def fits(self, found: Checkpoint) -> bool:
-        """Whether training can go on from there: the same inputs and cut, and the learning rates so far as planned now."""
+        """Whether training can go on from there: the same inputs, a cut these ranks can read, and the learning rates so far as
+        planned now."""
         if found.facts["inputs"] != self.inputs:
             return False
-        form = {name: found.facts[name] for name in self.form()}
-        if form != self.form():
-            self.progress.event(
-                "note",
-                text=f"checkpoint of step {found.step} was saved by {form['world_size']} ranks at ZeRO {form['zero']}; "
-                f"set aside, now it is {self.world} ranks at ZeRO {self.run_settings.zero}",
-            )
+        if not checkpoint.loadable(found.facts, self.form()):
+            self.note(f"checkpoint of step {found.step} was saved by {_cut(found.facts)}; set aside, now it is {_cut(self.form())}")
             return False
         if found.step > self.plan.steps or found.facts["lr_digest"] != self.lr_digest(found.step):
             return False
         best = found.facts["state"]["best_step"]
-        return best in (0, found.step) or self.at_step(best) is not None
+        return best in (0, found.step) or self.trajectory.latest(lambda other: self.readable_at(other, best)) is not None
 
-    def at_step(self, step: int) -> Checkpoint | None:
-        """A whole checkpoint of this step with this cut."""
-        wanted = {**self.form(), "inputs": self.inputs}
-        return self.trajectory.latest(lambda found: found.step == step and wanted.items() <= found.facts.items())
+    def readable_at(self, found: Checkpoint, step: int) -> bool:
+        """Whether it is a checkpoint of this step that these ranks can read."""
+        return found.step == step and found.facts["inputs"] == self.inputs and checkpoint.loadable(found.facts, self.form())
 
     def load_best(self) -> None:
-        found = [self.at_step(self.state.best_step) if self.rank == 0 else None]
-        dist.broadcast_object_list(found, src=0)
-        if found[0] is None:
+        found = checkpoint.find(self.trajectory, lambda found: self.readable_at(found, self.state.best_step), self.note)
+        if found is None:
             raise FileNotFoundError(f"the checkpoint of step {self.state.best_step}, the best one, is gone or damaged")
-        checkpoint.load(self.engine, found[0])
+        checkpoint.load(self.engine, found, self.trajectory, self.form())
+
+    def note(self, text: str) -> None:
+        if self.rank == 0:
+            self.progress.event("note", text=text)
 
     def lr_digest(self, steps: int) -> str:
         rates = [self.settings.lr_at(step, self.plan.steps) for step in range(steps)]
@@ -335,6 +334,11 @@ class _Loop:
     @property
     def device(self) -> torch.device:
         return self.engine.deepspeed.device
+
+
+def _cut(form: Mapping[str, Any]) -> str:
+    ranks = form["world_size"]
+    return f"{ranks} rank{'s' * (ranks != 1)} at ZeRO {form['zero']}"
 
 
 def _add(sums: dict[str, tuple[float, str]], terms: Mapping[str, tuple[Tensor, str]], counted: float) -> None:

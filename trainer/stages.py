@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,7 +55,7 @@ class PretrainParams(Optimization):
             )
 
 
-def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse a mixture of corpora that are not there before they are built."""
     preflight(name, params, run)
     corpora = sorted({*roles} - {"tokenizer"})
@@ -83,10 +83,12 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     from trainer.loop import Plan
     from trainer.tasks.language_model import Pretraining
 
+    corpora = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
+    if not any(file.records for corpus in corpora.values() for file in corpus.select("train")):
+        raise UserError(f"needs.{', needs.'.join(corpora)}: no document to train on; look at what the stages before it rejected")
     directory = ctx.inputs["tokenizer"].directory
     tokenizer = Tokenizer.load(directory)
     config = params.model.resolved(tokenizer.vocab_size)
-    corpora = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
     mixed, given = mixed_corpora(ctx, params, corpora)
     task = Pretraining(
         train=() if mixed else tuple(file for corpus in corpora.values() for file in corpus.select("train")),
@@ -150,7 +152,7 @@ class SftParams(Optimization):
     seed: Seed = 0
 
 
-def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse conversations without a set to train on or one to validate on before the base model is trained for them."""
     preflight(name, params, run)
     if sources:

@@ -20,15 +20,16 @@ _CONTENT = re.compile(rb"\bcontent\s*=\s*(?:\"([^\"]*)\"|'([^']*)'|([^\s>]+))", 
 
 
 def read_html(paths: Sequence[str | os.PathLike[str]], names: Sequence[str], max_bytes: int) -> Iterator[Outcome]:
-    """A page for each file, in order; its location is the file's name. Files over `max_bytes` are rejected unread."""
+    """A page for each file, in order; its location is the file's name. Of files over `max_bytes` only the digest is taken."""
     for path, name in zip(paths, names, strict=True):
-        size = os.path.getsize(path)
-        if size > max_bytes:
-            yield Rejected(Record(name, key=hashlib.sha256(name.encode()).digest()), "too_large", f"file of {size} bytes")
-            continue
         with open(path, "rb") as file:
+            key = hashlib.file_digest(file, "sha256").digest()
+            if (size := file.tell()) > max_bytes:
+                yield Rejected(Record(name, key=key), "too_large", f"file of {size} bytes")
+                continue
+            file.seek(0)
             body = file.read()
-        record = Record(name, own_url(body), "", hashlib.sha256(name.encode() + b"\0" + body).digest())
+        record = Record(name, own_url(body), "", key)
         yield Page(record, body, None) if body.strip() else Rejected(record, "empty_body")
 
 

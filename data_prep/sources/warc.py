@@ -132,7 +132,7 @@ class _Members(io.RawIOBase):
             compressed = self._decoder.unconsumed_tail or self._file.read(_READ)
             try:
                 data = self._decoder.decompress(compressed, len(buffer))
-            except zlib.error as error:
+            except zlib.error as error:  # type: ignore[misc]
                 raise _BadGzip(f"damaged gzip member ({error})") from None
             if self._decoder.eof:
                 self._file.seek(-len(self._decoder.unused_data), os.SEEK_CUR)
@@ -148,7 +148,7 @@ def _member_starts(file: io.BufferedReader, with_record: bool) -> bool:
     file.seek(-len(beginning), os.SEEK_CUR)
     try:
         data = zlib.decompressobj(31).decompress(beginning, len(_START))
-    except zlib.error:
+    except zlib.error:  # type: ignore[misc]
         return False
     return beginning.startswith(_GZIP) and (data == _START) == with_record
 

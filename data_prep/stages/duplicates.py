@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -176,7 +176,7 @@ def settle_shard(shard: Shard) -> ShardResult:
     return _found(shard, found)
 
 
-def check_near_dedup(name: str, params: NearDedupParams, run: CompareRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+def check_near_dedup(name: str, params: NearDedupParams, run: CompareRun, sources: Sequence[str], roles: Container[str]) -> None:
     """Refuse a rank that is no score, or one of scores that are not there."""
     if params.rank in RANKS:
         return

@@ -98,6 +98,9 @@ class IngestParams:
     max_doubt: Annotated[float, Meta(ge=0, le=1, description="share of a page's text that cascade may leave out undoubted")] = 0.95
     markdown: Annotated[bool, Meta(description="keep headings, lists, code and tables as Markdown")] = False
     max_record_bytes: Annotated[int, Meta(ge=1, description="largest record and decoded page, bytes")] = 32 << 20
+    max_characters: Annotated[int, Meta(ge=1, description="longest text, characters; the stages behind take up to 5 s for a million")] = (
+        4_000_000
+    )
     max_tags: Annotated[int, Meta(ge=1, description="most start tags of a page, and most end tags")] = 30_000
     max_depth: Annotated[int, Meta(ge=4, le=5_000, description="deepest nesting of a page's elements")] = 512
     urls: UrlRules = UrlRules()
@@ -126,7 +129,8 @@ def ingest_shard(shard: Shard) -> ShardResult:
 
     params: IngestParams = shard.params
     urls = UrlFilter.load(shard.side["blocklist"].path, params.urls.soft_words)
-    settings = Settings(params.extractor, Limits(params.max_tags, params.max_depth), params.max_doubt, params.markdown)
+    limits = Limits(params.max_tags, params.max_depth)
+    settings = Settings(params.extractor, limits, params.max_doubt, params.markdown, params.max_characters)
     paths = shard.path("documents", ".parquet"), shard.path("rejects", ".parquet")
     with DocumentWriter(paths[0]) as documents, RejectWriter(paths[1]) as rejects:
         name, records = open_unit(shard.unit.argument, shard.unit.paths, params.max_record_bytes)
@@ -145,7 +149,7 @@ def ingest_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=2, needs=("pages?",))
+@stage(version=3, needs=("pages?",))
 def ingest(ctx: StageContext, params: IngestParams) -> Metrics:
     """Main text of web pages (WARC, HTML) and ready texts (WET, JSONL, Parquet, data sets) as documents; lists stand beside them."""
     from data_prep.sources.units import KINDS, plan_units

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -82,7 +82,7 @@ def scrub_shard(shard: Shard) -> ShardResult:
     )
 
 
-def check_scrub(name: str, params: ScrubParams, run: MapRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+def check_scrub(name: str, params: ScrubParams, run: MapRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse pseudonyms without a key, and to look for nothing."""
     if not params.kinds:
         raise UserError(f"{name}.kinds: empty, nothing would be scrubbed; name some kinds, or leave the stage out of the recipe")

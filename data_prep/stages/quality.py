@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from data_prep.quality.verdicts import Thresholds
-from pipeline.stage import Counts, File, Metrics, Shard, ShardResult, StageContext, UserError, joined, stage, stem, units_of
+from pipeline.stage import Counts, File, MapRun, Metrics, Shard, ShardResult, StageContext, UserError, joined, stage, stem, units_of
 
 if TYPE_CHECKING:
     from data_prep.documents import DocumentWriter
@@ -50,7 +51,7 @@ def classifier(ctx: StageContext, params: ClassifierParams) -> Metrics:
 class ScoreParams:
     """Language and quality scores; thresholds are `select`'s."""
 
-    language_characters: Annotated[int, Meta(ge=1, description="how much of the text's start the language model reads")] = 1_000
+    language_characters: Annotated[int, Meta(ge=1, description="how much of the text's start the language model reads")] = 2_000
     paragraphs: Annotated[bool, Meta(description="identify the language of every paragraph, too")] = False
     splitter: Annotated[Literal["unicode"], Meta(description="how words and lines are cut: see data_prep/segment.py")] = "unicode"
     measures: Annotated[Literal["fineweb"], Meta(description="whose definitions of the measures: see data_prep/quality")] = "fineweb"
@@ -97,6 +98,9 @@ def score(ctx: StageContext, params: ScoreParams) -> Metrics:
     return mapped.metrics
 
 
+NO_SCORES = "classifier.top_fraction: needs.scores names a stage without a classifier; set its needs.classifier, as recipe=classified does"
+
+
 def rank_shard(shard: Shard) -> ShardResult:
     """One file's tables to the ranks of the classifier's scores of the documents that pass all thresholds."""
     import pyarrow
@@ -111,7 +115,7 @@ def rank_shard(shard: Shard) -> ShardResult:
         for reason, odds in zip(judge(rows).reasons, rows.scores["classifier_score"], strict=True):
             if reason is None:
                 if math.isnan(odds):
-                    raise UserError("select.classifier.top_fraction: there are no scores to choose by; set score.needs.classifier")
+                    raise UserError(NO_SCORES)
                 ranks.append(rank(odds))
     table = pyarrow.table({"rank": pyarrow.array(ranks, pyarrow.int32())})
     pyarrow.parquet.write_table(table, shard.path("ranks", ".parquet"), compression="zstd", use_dictionary=False, write_statistics=False)
@@ -186,7 +190,13 @@ def select_shard(shard: Shard) -> ShardResult:
     )
 
 
-@stage(version=2, reads="corpus", needs=("corpus", "scores"))
+def check_select(name: str, params: Thresholds, run: MapRun, sources: Sequence[str], roles: Mapping[str, Collection[str]]) -> None:
+    """Refuse to choose by scores of a classifier that is not there."""
+    if params.classifier.top_fraction < 1 and "classifier" not in roles["scores"]:
+        raise UserError(f"{name}.{NO_SCORES}")
+
+
+@stage(version=2, reads="corpus", needs=("corpus", "scores"), check=check_select)
 def select(ctx: StageContext, params: Thresholds) -> Metrics:
     """Keep the documents whose scores pass the thresholds, and of these the lines that the rules leave. Other thresholds or rules
     never score again."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -88,7 +88,7 @@ def _texts(unit: Unit) -> Iterator[Text]:
             yield Text(identity, languages.get(identity, "und"), text)
 
 
-def check_tokenizer(name: str, params: TokenizerParams, run: MapRun, sources: Sequence[str], roles: Sequence[str]) -> None:
+def check_tokenizer(name: str, params: TokenizerParams, run: MapRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse weights of corpora that are not there, and of languages that nothing tells."""
     corpora = sorted(role for role in roles if not role.endswith("scores"))
     if unknown := sorted({*params.weights} - {*corpora}):
@@ -269,4 +269,10 @@ def tokenize(ctx: StageContext, params: TokenizeParams) -> Metrics:
         raise UserError(f"its tokenizer holds none of {', '.join(TOKENIZER_FILES)}: set tokenize.needs.tokenizer to another stage")
     mapped = ctx.map_shards(tokenize_shard, units_of(ctx.inputs["corpus"].select("documents")), params, side)
     ctx.publish_shards(mapped)
+    if mapped.counts and mapped.counts.kept and not mapped.metrics["validation_documents"]:
+        ctx.progress.event(
+            "note",
+            text=f"none of {mapped.counts.kept:,} documents is held out (validation_fraction={params.validation_fraction:g}): "
+            "training on them will have no validation loss; raise it for one",
+        )
     return mapped.metrics

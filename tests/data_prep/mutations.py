@@ -239,7 +239,7 @@ def _named(name: str, path: Path) -> Iterator[Outcome]:
 def ingested(outcomes: Iterator[Outcome], folder: Path, sizes: dict[str, int], wrong: list[str]) -> Iterator[str]:
     """The texts kept; adds to `wrong` what is not as it must be of the accounts and the rows."""
     paths = folder / "documents", folder / "rejects"
-    settings = Settings("cascade", Limits(), 0.9, False)
+    settings = Settings("cascade", Limits(), 0.9, False, 4_000_000)
     with DocumentWriter(paths[0]) as documents, RejectWriter(paths[1]) as rejects:
         done: Ingested = ingest_records("", outcomes, UrlFilter(), settings, documents, rejects)
     rows = [*read_documents(paths[0]), *read_rejects(paths[1])]
@@ -287,7 +287,7 @@ def _wrong_later(text: str) -> Iterator[str]:
         return
     _SEEN.add(key)
     begun = time.process_time()
-    measured = measure([text], 1_000)
+    measured = measure([text], 2_000)
     scores = {name: float(values[0]) for name, values in measured.scores.items()}
     if any(math.isinf(value) for value in scores.values()):
         yield f"scores {scores}"

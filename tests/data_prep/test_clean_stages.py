@@ -42,7 +42,11 @@ from data_prep.stages import (
     select_shard,
 )
 from data_prep.stages.duplicates import CompareRun
+from pipeline.config import load
+from pipeline.reference import composed
 from pipeline.stage import Artifact, Shard, ShardResult, Unit, UserError
+from pipeline.states import Survey
+from pipeline.store import Store
 
 PROSE = (
     "The harbour lay quiet that morning, and the fishermen who had come back with the tide stood about the quay to talk of nets and of the "
@@ -290,5 +294,16 @@ def test_the_best_by_a_classifier_are_kept(house: Chain) -> None:
     best = house.run(select, top, corpus=corpus, scores=scored)
     assert reasons(best) == {"ad": ("classifier_top_fraction", f"{second:g} < {min(first, third):g}")}
     plain = house.run(score, ScoreParams(), corpus=corpus)
-    with pytest.raises(UserError, match=r"top_fraction: there are no scores.*score\.needs\.classifier"):
+    with pytest.raises(UserError, match=r"top_fraction: needs\.scores names a stage without a classifier"):
         house.run(select, top, corpus=corpus, scores=plain)
+
+
+def test_to_choose_by_a_classifier_that_is_not_there_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    def look(recipe: str, *overrides: str) -> None:
+        config = load(*composed(recipe, f"++root={tmp_path}", "++select.classifier.top_fraction=0.1", *overrides))
+        Survey(config, Store(config.root), hash_sources=False)
+
+    with pytest.raises(UserError, match=r"^select\.classifier\.top_fraction: needs\.scores names a stage without a classifier"):
+        look("demo")
+    (tmp_path / "a.jsonl").write_text("{}\n")
+    look("classified", "++target=select", *(f"++source.{name}=[{tmp_path}/a.jsonl]" for name in ("pages", "positives", "negatives")))

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from data_prep.documents import Document, DocumentWriter, Reject, RejectWriter
-from data_prep.explain import ExplainSettings, Step, explain, explain_command
+from data_prep.explain import ExplainSettings, Step, explain, explain_command, render
 from pipeline.stage import Artifact, File, UserError
 
 
@@ -78,6 +78,40 @@ def test_a_kept_and_a_rejected_document_by_id(artifacts: dict[str, Artifact]) ->
 def test_a_url_finds_all_its_documents_one_after_the_other(artifacts: dict[str, Artifact]) -> None:
     assert [step[0] for step in steps(artifacts, "http://a/1")] == [KEPT] * 4 + [AGAIN] * 4
     assert steps(artifacts, "http://a/1")[-1] == (AGAIN, "dedup", "rejected", "duplicate")
+
+
+def test_one_record_in_two_files_is_two_documents(tmp_path: Path) -> None:
+    def table(stage: str, folder: str, name: str, columns: dict[str, list[object]]) -> File:
+        path = tmp_path / f"{stage}-{folder}-{name}.parquet"
+        pyarrow.parquet.write_table(pyarrow.table(columns), path)
+        return File.of(f"{folder}/{name}.parquet", path)
+
+    def row(source: str, **more: object) -> dict[str, list[object]]:
+        return {name: [value] for name, value in {"id": KEPT, "url": "", "source": source, **more}.items()}
+
+    def stage(name: str, *files: File) -> tuple[str, Artifact]:
+        return name, Artifact(name, "f", "d", str(tmp_path), files, {})
+
+    stages = [
+        stage("ingest", *(table("ingest", "documents", name, row(f"{name}.jsonl#1", text="one")) for name in "ab")),
+        stage("score", *(table("score", "scores", name, {"id": [KEPT], "words": [words]}) for name, words in (("a", 1.0), ("b", 2.0)))),
+        stage(
+            "dedup",
+            table("dedup", "documents", "a", row("a.jsonl#1", text="one")),
+            table("dedup", "rejects", "b", row("b.jsonl#1", reason="duplicate", detail=KEPT)),
+        ),
+        stage("tokenize", table("tokenize", "index", "a", {"id": [KEPT], "split": ["train"], "tokens": [1], "bytes": [3]})),
+    ]
+    assert [(step.source, step.stage, step.outcome, dict(step.scores)) for step in explain(KEPT, stages)] == [
+        ("a.jsonl#1", "ingest", "kept", {}),
+        ("a.jsonl#1", "score", "scored", {"words": 1.0}),
+        ("a.jsonl#1", "dedup", "kept", {}),
+        ("a.jsonl#1", "tokenize", "train", {}),
+        ("b.jsonl#1", "ingest", "kept", {}),
+        ("b.jsonl#1", "score", "scored", {"words": 2.0}),
+        ("b.jsonl#1", "dedup", "rejected", {}),
+    ]
+    assert [line[34:] for line in render(explain(KEPT, stages)) if line.startswith(KEPT)] == ["(no URL)  a.jsonl#1", "(no URL)  b.jsonl#1"]
 
 
 def test_a_page_that_never_became_a_document(artifacts: dict[str, Artifact]) -> None:

@@ -128,6 +128,10 @@ def test_limits_are_params(run) -> None:
     assert [document.text for document in run(data).documents] == ["text here", "text here"]
     reasons = [reject.reason for reject in run(data, params=IngestParams(max_depth=20, max_tags=100)).rejects]
     assert reasons == ["too_deep", "too_many_tags"]
+    texts = "\n".join(json.dumps({"text": text}) for text in ("a" * 10, " " + "b" * 10 + "\r\n", "c" * 11)).encode()
+    done = run(texts, "a.jsonl", params=IngestParams(max_characters=10))
+    assert [document.text for document in done.documents] == ["a" * 10, "b" * 10]
+    assert [(reject.reason, reject.detail) for reject in done.rejects] == [("too_long", "11 characters > 10")]
     assert [reject.reason for reject in run(data, params=IngestParams(max_record_bytes=400)).rejects] == ["too_large"]
 
 

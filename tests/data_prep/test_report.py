@@ -31,7 +31,10 @@ from data_prep.stages import (
     score,
     select,
 )
+from pipeline.config import load
+from pipeline.reference import composed
 from pipeline.stage import Artifact, Metrics, StageContext, UserError, stage
+from pipeline.states import closure
 
 
 def test_the_funnel_follows_the_manifests(recipe: Recipe, whole: Artifact) -> None:
@@ -46,6 +49,12 @@ def test_the_funnel_follows_the_manifests(recipe: Recipe, whole: Artifact) -> No
         assert one.kept == following.total == one.total - sum(one.rejected.values()) - one.errored
     for one in facts.funnel[1:]:  # counted again from the tables
         assert {reason: found.documents for reason, found in facts.numbers.rejects.get(one.step, {}).items()} == one.rejected
+
+
+def test_a_corpus_is_reported_without_being_tokenised_where_the_recipe_leaves_that_out(recipe: Recipe, whole: Artifact) -> None:
+    assert {"tokenizer", "tokenize"}.isdisjoint(recipe.inputs) and "report.html" in {file.name for file in whole.files}
+    values = composed("web", "++source.pages=[x]", "++target=report", "++report.needs.tokenizer=null", "++report.needs.tokenize=null")
+    assert closure(load(*values)) == {*load(*values).nodes["report"].needs, "report"}
 
 
 def test_the_order_of_stages_is_theirs_whatever_they_are_called(recipe: Recipe) -> None:

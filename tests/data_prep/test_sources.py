@@ -277,6 +277,18 @@ def test_saved_pages_are_pages_with_their_own_addresses(tmp_path: Path) -> None:
     assert own_url(b"<link " + b"<link rel=canonical " * 100_000) == ""
 
 
+def test_a_saved_page_is_the_same_record_wherever_it_stands(tmp_path: Path) -> None:
+    def records(folder: str, names: list[str]) -> list[bytes]:
+        for number, name in enumerate(names):
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_bytes(b"<p>page %d" % number + b" more" * 1_000 * number)
+        outcomes = read_html([tmp_path / folder / name for name in names], names, 3_000)
+        return [outcome.record.key for outcome in outcomes if isinstance(outcome, Page | Rejected)]
+
+    here = records("here", ["a.html", "b.html"])
+    assert here == records("there", ["site/index.html", "site/b.html"]) and len(set(here)) == 2
+
+
 def test_data_sets_are_streamed_from_their_files(tmp_path: Path) -> None:
     datasets = pytest.importorskip("datasets")
     rows = {"text": [f"text {row}" for row in range(1_000)], "url": ["https://a.example/"] * 1_000, "more": list(range(1_000))}

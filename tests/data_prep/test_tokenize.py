@@ -267,3 +267,15 @@ class TestTokenizeStage:
         ctx = context(tokenize, tmp_path / "stage", corpus=documents, tokenizer=documents)
         with pytest.raises(UserError, match=r"tokenizer\.model"):
             tokenize(ctx, TokenizeParams())
+
+    def test_a_corpus_of_which_nothing_is_held_out_says_so(self, trained: Artifact, tmp_path: Path) -> None:
+        def said(fraction: float) -> list[str]:
+            root = tmp_path / str(fraction)
+            ctx = context(tokenize, root / "stage", corpus=corpus(root / "corpus", DOCUMENTS[:40]), tokenizer=trained)
+            tokenize(ctx, TokenizeParams(validation_fraction=fraction))
+            events = map(json.loads, Path(ctx.progress.path).read_text().splitlines())
+            return [event["text"] for event in events if event["event"] == "note"]
+
+        [line] = said(0.0)
+        assert line.startswith("none of 40 documents is held out (validation_fraction=0)") and "\n" not in line
+        assert said(0.5) == []

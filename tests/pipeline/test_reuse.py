@@ -43,6 +43,23 @@ def test_a_param_rebuilds_its_stage_and_those_after_it_only(toy: Toy) -> None:
     assert [reason["text"] for reason in reasons] == ["params.mark: ! → ?"]
 
 
+def test_why_names_what_changed_however_far_before_a_stage_it_lies(toy: Toy) -> None:
+    def reasons(*arguments: str) -> list[str]:
+        return [reason["text"] for reason in toy.rows("why", "target=join", *arguments)["join"]["why"]]
+
+    assert reasons("clean.shorter_than=5", "join.separator=_") == [
+        "params.separator:   → _",
+        "inputs.corpus: clean params.shorter_than: 8 → 5",
+    ]
+    toy.run("clean.shorter_than=5", "target=shout")  # what leads there is done, and was made of the same
+    assert reasons("clean.shorter_than=5") == ["inputs.corpus: clean params.shorter_than: 8 → 5"]
+    shout = toy.rows("why", "target=shout", "clean.shorter_than=6", "shout.case=lower")["shout"]["why"]
+    assert [(reason["stage"], reason["roles"], reason["what"]) for reason in shout] == [
+        ("", [], "params.case"),
+        ("clean", ["corpus", "vocabulary"], "params.shorter_than"),
+    ]
+
+
 def test_another_side_input_rebuilds_every_shard(toy: Toy) -> None:
     toy.write(three="rain fell on the roof")
     toy.run()
@@ -77,7 +94,9 @@ def test_other_bytes_upstream_make_what_follows_stale_and_are_rebuilt(toy: Toy) 
     assert {stage: row["state"] for stage, row in states.items()} == {
         "clean": "DONE", "vocabulary": "DONE", "shout": "STALE", "join": "STALE",
     }  # fmt: skip
-    assert "built again with other bytes" in states["shout"]["why"][0]["text"]
+    for stage, role in (("shout", "vocabulary"), ("join", "corpus")):
+        [reason] = states[stage]["why"]
+        assert reason["text"].startswith(f"inputs.{role}: vocabulary was built again with other bytes: ")
     toy.run()
     assert set(toy.states().values()) == {"DONE"}
     assert toy.manifest("shout")["inputs"]["vocabulary"]["digest"] == "0" * 64
@@ -106,6 +125,12 @@ def test_what_a_forced_stage_changes_follows_in_the_same_run(toy: Toy) -> None:
     toy.run("force=[vocabulary]")
     assert set(toy.states().values()) == {"DONE"}
     assert toy.manifest("shout")["inputs"]["vocabulary"]["digest"] == toy.manifest("vocabulary")["digest"] != "0" * 64
+
+
+def test_a_stage_that_keeps_nothing_says_why_and_is_done(toy: Toy) -> None:
+    said = toy.run("clean.shorter_than=1", "target=clean").stderr
+    assert "clean         kept nothing: all 11 records were dropped, most often as too_long (11)\n" in said
+    assert toy.manifest("clean", "clean.shorter_than=1")["counts"]["kept"] == 0
 
 
 def test_no_more_shards_are_in_flight_than_allowed(toy: Toy) -> None:

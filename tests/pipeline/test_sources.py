@@ -44,6 +44,21 @@ def test_a_file_that_two_patterns_match_under_two_names_would_be_read_twice(tmp_
         expand("key", [f"{tmp_path}/in/*.txt", f"{tmp_path}/*/*.txt"])
 
 
+def test_files_of_one_name_are_told_apart_by_their_folders_wherever_these_stand(tmp_path: Path) -> None:
+    names = ["1/old/a.txt", "2/old/a.txt", "2/old/b.txt", "3/a.txt"]
+    for place in ("here", "there/deeper"):
+        for name in names:
+            (tmp_path / place / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / place / name).write_text(name)
+        patterns = [f"{tmp_path / place}/{folder}/*.txt" for folder in ("1/old", "2/old", "3")]
+        found = expand("key", patterns)
+        assert [file.name for file in found] == ["1/old/a.txt", "2/old/a.txt", "3/a.txt", "b.txt"]
+        assert all(Path(file.path).read_text().endswith(file.name) for file in found)
+        assert expand("key", patterns[::-1]) == found
+        taken = [f"{tmp_path / place}/*/a.txt", *patterns[:2]]  # 3/a.txt is another file's name already
+        assert [file.name for file in expand("key", taken)] == ["1/old/a.txt", "2/old/a.txt", "3/a.txt", "b.txt"]
+
+
 def test_a_file_that_changes_or_goes_after_the_look_is_named(tmp_path: Path) -> None:
     file = tmp_path / "one.txt"
     file.write_text("one")

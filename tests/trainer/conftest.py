@@ -14,4 +14,4 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory: Path = tmp_path_factory.mktemp("two-ranks")
     pretraining(directory)  # the ranks find the shards written
     found: dict[str, Any] = together(2, directory, two_ranks_cases, str(directory))[0]
-    return found
+    return {**found, "directory": directory}

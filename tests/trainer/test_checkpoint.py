@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.trainer.worlds import alone, equal, pretraining, resumed, training, trajectory
+from tests.trainer.worlds import alone, continued, elastic, equal, pretraining, resumed, together, training, trajectory
 from trainer.engine import TrainRun
 
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=2)
@@ -19,6 +19,23 @@ def test_two_ranks_resume_bit_for_bit(two_ranks: dict[str, Any], precision: str,
 
 def test_a_checkpoint_of_another_stage_is_set_aside_with_one_line(two_ranks: dict[str, Any]) -> None:
     assert "saved by 2 ranks at ZeRO 1; set aside" in two_ranks["events"]
+
+
+@pytest.mark.parametrize("stages", [(1, 3), pytest.param((0, 2), marks=pytest.mark.proof)])
+def test_from_two_ranks_to_one_and_back_is_the_uninterrupted_training(two_ranks: dict[str, Any], stages: tuple[int, ...]) -> None:
+    directory = two_ranks["directory"]
+    for zero in stages:
+        alone(lambda: elastic(directory, zero, steps=4))  # noqa: B023
+        resumed = [checkpoint.facts["world_size"] for checkpoint in trajectory(directory, f"elastic-{zero}").complete()]
+        assert resumed == [1, 1]
+        assert not list((directory / f"elastic-{zero}-steps").glob("**/universal*"))
+    back = together(2, directory, continued, str(directory), stages)[0]
+    for zero, whole in ((zero, two_ranks["whole"][zero]) for zero in stages):
+        assert back[zero].weights.keys() == whole.weights.keys()
+        for name, tensor in whole.weights.items():
+            assert torch.allclose(back[zero].weights[name], tensor, rtol=0, atol=1e-6), (zero, name)
+        assert back[zero].state.totals == whole.state.totals
+        assert back[zero].state.history[-1]["validation"]["loss"] == pytest.approx(whole.state.history[-1]["validation"]["loss"], abs=1e-6)
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 5])
@@ -42,6 +59,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     victim.write_bytes(victim.read_bytes()[:-1])
     again = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
     assert again.counted == {"tokens": (6 - steps[1]) * 6 * 24} and equal(whole, again)
+    assert f"a checkpoint is passed over: {victim}" in (tmp_path / "whole.jsonl").read_text()
 
 
 def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:

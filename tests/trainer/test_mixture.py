@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from data_prep.token_shards import count_tokens
 from pipeline.stage import Artifact, UserError
+from tests.data_prep.contexts import context
 from tests.trainer.worlds import END, write_shard
 from trainer.data.mixture import Mixture
 from trainer.engine import TrainRun
 from trainer.model.config import ModelConfig
-from trainer.stages import PretrainParams, check_pretraining, mixed_corpora
+from trainer.stages import PretrainParams, check_pretraining, mixed_corpora, pretrain
 from trainer.tasks.language_model import Corpus, Pretraining
 
 weights = st.lists(st.floats(0.01, 1), min_size=1, max_size=5)
@@ -155,3 +156,12 @@ class TestResolving:
             self.resolved(tmp_path, max_epochs={"books": 1.0, "corpus": 1.0}, max_steps=500)
         with pytest.raises(UserError, match="another tokenizer"):
             self.resolved(tmp_path, "u")
+
+
+def test_a_corpus_without_documents_is_refused_before_anything_is_launched(tmp_path: Path) -> None:
+    artifacts = {
+        role: Artifact("tokenize", "f", "d", str(tmp_path), write_shard(tmp_path / role, "pages", "train", 0), {}) for role in "ab"
+    }
+    ctx = context(pretrain, tmp_path / "stage", **artifacts)
+    with pytest.raises(UserError, match=r"needs\.a, needs\.b: no document to train on"):
+        pretrain(ctx, PretrainParams())

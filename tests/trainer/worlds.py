@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,15 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
 
 def together(ranks: int, directory: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Run in so many processes with a common process group; what each returned, by rank."""
-    spawn(_rank, (ranks, str(directory), function, arguments), nprocs=ranks)
+    with tempfile.TemporaryDirectory(dir=directory) as rendezvous:
+        spawn(_rank, (ranks, f"{rendezvous}/store", str(directory), function, arguments), nprocs=ranks)
     return [torch.load(directory / f"result-{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
-def _rank(rank: int, ranks: int, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _rank(rank: int, ranks: int, rendezvous: str, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
-    store = dist.FileStore(f"{directory}/rendezvous", ranks)
+    store = dist.FileStore(rendezvous, ranks)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     torch.save(function(*arguments), f"{directory}/result-{rank}.pt")
     dist.destroy_process_group()
@@ -143,6 +145,21 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
             whole = training(folder, pretraining(folder), run, name=f"whole-{precision}-{zero}", settings=settings)
             again = resumed(folder, run, f"cut-{precision}-{zero}", 5, settings=settings)
             exact[precision, zero] = equal(whole, again) and again.counted["tokens"] == whole.counted["tokens"] / 3
-    # the same trajectory at another stage
-    training(folder, pretraining(folder), TrainRun(zero=2), name="whole-fp32-1", steps=6)
-    return {"weights": weights, "exact": exact, "events": (folder / "whole-fp32-1.jsonl").read_text()}
+    # the same trajectory at a stage whose files are others
+    training(folder, pretraining(folder), TrainRun(zero=3), name="whole-fp32-1", steps=6)
+    for zero in range(4):
+        elastic(folder, zero, steps=2)
+    whole = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
+    return {"weights": weights, "exact": exact, "whole": whole, "events": (folder / "whole-fp32-1.jsonl").read_text()}
+
+
+def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", **changes: Any) -> Outcome:
+    """A training that ranks of any number may continue; its learning rates do not depend on how long it lasts."""
+    run = TrainRun(zero=zero, micro_batch=2, checkpoint_every=1)
+    settings = Optimization(lr=1e-2, warmup_steps=2, schedule="constant")
+    return training(folder, pretraining(folder, **changes), run, name=f"{name}-{zero}", settings=settings, steps=steps, validate_every=2)
+
+
+def continued(directory: str, stages: Sequence[int]) -> dict[int, Outcome]:
+    """By ZeRO stage the last two steps, on these ranks, of what others have begun."""
+    return {zero: elastic(Path(directory), zero, steps=6) for zero in stages}
