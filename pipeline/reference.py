@@ -49,14 +49,9 @@ def reference() -> str:
         *_settings(),
         *_models(),
         "## Stages\n",
-<<<<<<< HEAD
-        *(line for node in nodes.values() for line in _stage(node)),
-        *_runs(nodes.values()),
-        *_assumptions(nodes.values()),
-=======
         *(line for stage in stages for line in _stage(stage)),
         *_runs(stages),
->>>>>>> main
+        *_assumptions(stages),
         *_commands(values[0]["commands"]),
         *_recipes(recipes),
     ]
@@ -141,9 +136,9 @@ def _runs(stages: Iterable[Stage]) -> Iterator[str]:
         yield ""
 
 
-def _assumptions(nodes: Iterable[Node]) -> Iterator[str]:
+def _assumptions(stages: Iterable[Stage]) -> Iterator[str]:
     """What plans assume, once for each kind of assumptions."""
-    kinds = dict.fromkeys(node.stage.assumes for node in nodes if node.stage.assumes)
+    kinds = dict.fromkeys(stage.assumes for stage in stages if stage.assumes)
     yield f"## What plans assume ({', '.join(f'`planning={name}`' for name in options('planning'))})\n"
     for kind in kinds:
         yield f"{_summary(kind)}\n"

@@ -113,7 +113,7 @@ def words(found: Estimate) -> list[str]:
         f"{counted(parameters.total)} parameters{active}, {counted(training.tokens)} tokens: {ratio:.2g} of Chinchilla's 20 each",
         f"{found.work.parameters * training.tokens:.3g} FLOPs, attention {found.work.attention * training.tokens:.2g} more, "
         f"on {training.world} × {assumptions.device} at {pace}",
-        f"{short(cost.device_hours)} device hours, ${cost.money:,.2f}, {short(cost.energy_kwh)} kWh, {short(cost.co2_kg)} kg CO2",
+        f"{short(cost.device_hours)} device hours, {dollars(cost.money)}, {short(cost.energy_kwh)} kWh, {short(cost.co2_kg)} kg CO2",
         memory_words(found),
     ]
 
@@ -140,6 +140,10 @@ def counted(number: float) -> str:
 
 def gigabytes(number: float) -> str:
     return f"{short(number / 1e9)} GB"
+
+
+def dollars(number: float) -> str:
+    return f"${number:,.0f}" if number >= 100 else f"${number:,.2f}"
 
 
 def short(number: float) -> str:

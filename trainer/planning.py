@@ -18,7 +18,8 @@ CHINCHILLA = 20  # tokens a parameter (arXiv:2203.15556, table 3, rounded as eve
 # DeepSpeed's own defaults, elements: gradients reduced at once (stages 1-3); whole weights held at once (stage 3)
 REDUCE_BUCKET = 500_000_000
 LIVE_PARAMETERS = 1_000_000_000
-LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements, as in trainer.model.transformer
+LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements, as in trainer.model.output
+POSITIONS_AT_LEAST = 64  # as there
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, device
 
 def logits_bytes(config: ModelConfig, tokens: int, precision: str, device: str) -> int:
     """Bytes of the logits held at once (fp32, and as they come out of a 16-bit layer), and the fp32 sum of the output layer's gradient."""
-    rows = min(tokens, max(1, LOGITS_AT_ONCE[device] // config.vocab_size))
+    rows = min(tokens, max(POSITIONS_AT_LEAST, LOGITS_AT_ONCE[device] // config.vocab_size))
     return rows * config.vocab_size * (4 if precision == "fp32" else 6) + 4 * config.vocab_size * config.hidden_size
 
 

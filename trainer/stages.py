@@ -44,7 +44,7 @@ class PretrainParams(Optimization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_tokens % self.sequence_length:
+        if self.batch_tokens % self.sequence_length and not self.model.depth:
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is no multiple of sequence_length {self.sequence_length}; change one of them"
             )

@@ -23,7 +23,7 @@ from pipeline.stage import Upstream
 from trainer.engine import TrainRun
 from trainer.model.config import ModelConfig
 from trainer.outlook import plan_pretraining
-from trainer.planning import Assumptions
+from trainer.planning import Assumptions, count_parameters
 from trainer.stages import PretrainParams
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "pretraining.md"
@@ -64,7 +64,7 @@ def test_the_command_gives_gpt3s_published_flops_time_and_money(tmp_path: Path, 
 
 
 def test_what_can_only_be_planned_is_refused_before_a_run_begins(tmp_path: Path) -> None:
-    with pytest.raises(PlanOnly, match="pretrain.model.architecture=mixtral: can be planned, not trained"):
+    with pytest.raises(PlanOnly, match=r"pretrain.model.architecture=mixtral: can be planned, not trained"):
         run(configured("crawl2chat model=mixtral-8x7b", tmp_path), [])
     assert not (tmp_path / "runs").exists()
 
@@ -79,16 +79,13 @@ def test_assumptions_are_judged_and_are_no_part_of_identity(tmp_path: Path, caps
         configured("crawl2chat plan planning.mfuu=1", tmp_path)
 
 
-PARAMS = PretrainParams(model=ModelConfig(vocab_size=2048))
+PARAMS, RANKS = PretrainParams(model=ModelConfig(vocab_size=2048)), TrainRun()
 
 
-def manifest(params: PretrainParams = PARAMS, ranks: TrainRun = TrainRun(), **metrics: float) -> Mapping[str, Any]:
+def manifest(params: PretrainParams = PARAMS, ranks: TrainRun = RANKS, **metrics: float) -> Mapping[str, Any]:
     """What a finished training leaves, as far as plans read it."""
-    return {
-        "params": identity_of_params(params),
-        "run": asdict(ranks),
-        "metrics": {"parameters": 1_050_240, "tokens_per_second": 8000.0, **metrics},
-    }
+    metrics = {"parameters": count_parameters(PARAMS.model.resolved(2048)).exact, "tokens_per_second": 8000.0, **metrics}
+    return {"params": identity_of_params(params), "run": asdict(ranks), "metrics": metrics}
 
 
 @pytest.mark.parametrize(

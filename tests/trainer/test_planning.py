@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import typed
-from pipeline.reference import composed
+from pipeline.reference import composed, options
+from trainer import planning
+from trainer.model import output
 from trainer.model.config import ModelConfig
-from trainer.model.transformer import LOGITS_AT_ONCE, Transformer
-from trainer.planning import LOGITS_AT_ONCE as PLANNED_LOGITS
+from trainer.model.transformer import Transformer
 from trainer.planning import (
     Assumptions,
     Training,
@@ -72,29 +73,37 @@ def test_seven_billion_parameters_in_bf16_are_14_gigabytes() -> None:
     assert state_bytes(7_000_000_000, 0, 1)[0] == 14_000_000_000
 
 
-TRAINABLE = [
-    ModelConfig(hidden_size=48, num_hidden_layers=2, num_key_value_heads=2),
-    ModelConfig(hidden_size=32, num_hidden_layers=3, head_dim=24, tie_word_embeddings=False, intermediate_size=80),
-]
+SHAPES = {
+    "qwen3": ModelConfig(hidden_size=48, num_hidden_layers=3, num_key_value_heads=2),
+    "untied": ModelConfig(hidden_size=32, num_hidden_layers=3, head_dim=24, tie_word_embeddings=False, intermediate_size=80),
+    "llama": ModelConfig(architecture="llama", hidden_size=64, num_hidden_layers=3, num_key_value_heads=1),
+    "qwen3_moe": ModelConfig(
+        architecture="qwen3_moe", hidden_size=64, num_hidden_layers=3, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=48
+    ),
+    "glm4_moe": ModelConfig(
+        architecture="glm4_moe", hidden_size=64, num_hidden_layers=3, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=48,
+        n_shared_experts=2, first_k_dense_replace=1, attention_bias=True, use_qk_norm=True,
+    ),
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("shape", TRAINABLE)
-def test_the_exact_count_is_that_of_the_real_model(shape: ModelConfig) -> None:
-    config = shape.resolved(301)
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_exact_count_is_that_of_the_real_model(name: str) -> None:
+    config = SHAPES[name].resolved(301)
     assert count_parameters(config).exact == sum(parameter.numel() for parameter in Transformer(config).parameters())
 
 
-@pytest.mark.parametrize("name", ["demo", "124m", "1b", "7b"])
-def test_the_exact_count_of_a_preset_is_that_of_the_real_model(name: str) -> None:
-    config = preset(name, 256)
-    assert count_parameters(config).exact == built(config)
+@pytest.mark.parametrize("name", options("model"))
+def test_the_exact_count_of_every_preset_that_can_be_trained_is_that_of_the_real_model(name: str) -> None:
+    config = preset(name, 0 if preset(name).vocab_size else 256)
+    if config.trainable:
+        assert count_parameters(config).exact == built(config)
 
 
 def built(config: ModelConfig) -> int:
     """Parameters of the real model, of which two blocks at most are built: the others are like the last."""
-    few = replace(config, num_hidden_layers=1), replace(config, num_hidden_layers=2)
-    with torch.device("meta"):
-        one, two = (sum(parameter.numel() for parameter in Meta(shape).parameters()) for shape in few)
+    few = [replace(config, num_hidden_layers=layers) for layers in (1, 2)]
+    one, two = (sum(parameter.numel() for parameter in Meta(shape).parameters()) for shape in few)
     return one + (config.num_hidden_layers - 1) * (two - one)
 
 
@@ -108,9 +117,10 @@ class Meta(Transformer):
         pass
 
 
-@pytest.mark.parametrize(("width", "heads", "keys", "length"), [(128, 4, 2, 256), (256, 4, 4, 128), (64, 2, 1, 512)])
-def test_activations_are_what_the_real_model_keeps(width: int, heads: int, keys: int, length: int) -> None:
-    config = ModelConfig(hidden_size=width, num_hidden_layers=3, num_attention_heads=heads, num_key_value_heads=keys).resolved(256)
+@pytest.mark.parametrize("length", [128, 384])
+@pytest.mark.parametrize("name", SHAPES)
+def test_activations_are_what_the_real_model_keeps(name: str, length: int) -> None:
+    config = SHAPES[name].resolved(301)
     model = Transformer(config)
     weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
@@ -129,7 +139,7 @@ def test_activations_are_what_the_real_model_keeps(width: int, heads: int, keys:
 
 
 def test_logits_at_once_are_the_model_s() -> None:
-    assert PLANNED_LOGITS == LOGITS_AT_ONCE
+    assert (planning.LOGITS_AT_ONCE, planning.POSITIONS_AT_LEAST) == (output.LOGITS_AT_ONCE, output.POSITIONS_AT_LEAST)
 
 
 @given(st.integers(0, 3), st.integers(1, 64), st.booleans(), st.booleans(), st.integers(1, 200))

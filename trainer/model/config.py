@@ -132,6 +132,8 @@ class ModelConfig:
     ] = field(default=0, metadata={"absent": 0})
 
     def __post_init__(self) -> None:
+        if self.depth:  # judged once the sizes that follow from it stand
+            return
         self._check_attention()
         for name, architectures in ONLY.items():
             default = type(self).__dataclass_fields__[name].default
