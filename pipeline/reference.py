@@ -18,7 +18,7 @@ from msgspec import Meta
 from pipeline.config import Config, Node, Settings, dataclass_of, imported, load, register_resolvers, settings_type
 from pipeline.stage import Stage
 
-HIDDEN = ("command", "recipe_name", "sweep_job", "source", "cluster", "model", "stages", "commands")
+HIDDEN = ("command", "recipe_name", "sweep_job", "source", "cluster", "model", "planning", "stages", "commands")
 BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 HEADER = ("key", "type", "default", "what it is")
 INTRODUCTION = """\
@@ -51,6 +51,7 @@ def reference() -> str:
         "## Stages\n",
         *(line for stage in stages for line in _stage(stage)),
         *_runs(stages),
+        *_assumptions(stages),
         *_commands(values[0]["commands"]),
         *_recipes(recipes),
     ]
@@ -132,6 +133,16 @@ def _runs(stages: Iterable[Stage]) -> Iterator[str]:
         yield f"### run of {', '.join(names)}\n"
         yield f"{_summary(kind)}\n"
         yield from _table(HEADER, rows(kind, prefix="run."))
+        yield ""
+
+
+def _assumptions(stages: Iterable[Stage]) -> Iterator[str]:
+    """What plans assume, once for each kind of assumptions."""
+    kinds = dict.fromkeys(stage.assumes for stage in stages if stage.assumes)
+    yield f"## What plans assume ({', '.join(f'`planning={name}`' for name in options('planning'))})\n"
+    for kind in kinds:
+        yield f"{_summary(kind)}\n"
+        yield from _table(HEADER, rows(kind, prefix="planning."))
         yield ""
 
 

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pipeline.stage import Metrics, StageContext, Unit, UserError, stage, stem
+from pipeline.stage import Metrics, PlanOnly, StageContext, Unit, UserError, stage, stem
+from trainer.depth import from_depth
 from trainer.engine import Optimization, Schedule, TrainRun, preflight
 from trainer.guard import Guard
 from trainer.model.config import ModelConfig
+from trainer.outlook import plan_alignment, plan_fine_tuning, plan_pretraining
+from trainer.planning import Assumptions, count_parameters
 
 if TYPE_CHECKING:
     from data_prep.tokenizer import Tokenizer
@@ -74,7 +77,7 @@ class PretrainParams(Optimization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_tokens % self.sequence_length:
+        if self.batch_tokens % self.sequence_length and not self.model.depth:
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is no multiple of sequence_length {self.sequence_length}; change one of them"
             )
@@ -114,6 +117,8 @@ def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources:
     for key, values in (*params.mixtures(), ("max_epochs", params.max_epochs)):
         if unknown := sorted({*values} - {*corpora}):
             raise UserError(f"{name}.{key}.{unknown[0]}: there is no such corpus in {name}.needs, which has {', '.join(corpora)}")
+    if not params.model.trainable:
+        raise PlanOnly(f"{name}.model.architecture={params.model.architecture}: can be planned, not trained; choose another model=")
     if params.rows_per_step < run.world_size:
         raise UserError(
             f"{name}.batch_tokens={params.batch_tokens}: makes {params.rows_per_step} rows of sequence_length={params.sequence_length}, "
@@ -121,7 +126,16 @@ def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources:
         )
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("corpus", "tokenizer", "*"), check=check_pretraining)
+@stage(
+    version=1,
+    run=TrainRun,
+    extendable=("max_steps",),
+    needs=("corpus", "tokenizer", "*"),
+    check=check_pretraining,
+    resolve=from_depth,
+    plan=plan_pretraining,
+    assumes=Assumptions,
+)
 def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     """Train a base model on the next token of every document; publish it as a Hugging Face directory."""
     from data_prep.tokenizer import Tokenizer
@@ -153,7 +167,7 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     plan = Plan(params.max_steps, params.validate_every, guard=params.guard)
     report = launch(ctx, task, plan, params, NewModel(config, params.seed))
     publish_model(ctx, config, params, directory, tokenizer, "Base model")
-    return {**training_metrics(report), **given}
+    return {**training_metrics(report), **given, "parameters": count_parameters(config).exact}
 
 
 def sound_corpora(ctx: StageContext, params: PretrainParams, vocab_size: int) -> tuple[Corpus, ...]:
@@ -271,7 +285,15 @@ def require_both_sets(name: str, files: Sequence[str]) -> None:
         raise UserError(f"{name}: needs conversations to train on and others whose file has 'validation' in its name; there are {there}")
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("model", "conversations?"), check=check_fine_tuning)
+@stage(
+    version=1,
+    run=TrainRun,
+    extendable=("max_steps",),
+    needs=("model", "conversations?"),
+    check=check_fine_tuning,
+    plan=plan_fine_tuning,
+    assumes=Assumptions,
+)
 def sft(ctx: StageContext, params: SftParams) -> Metrics:
     """Train a model to answer: only the assistant's turns and their end are trained."""
     from data_prep.tokenizer import Tokenizer
@@ -369,7 +391,7 @@ class DpoParams(Optimization):
             raise ValueError("preference_weight and nll_weight are both 0, which trains nothing; set one of them above 0")
 
 
-@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight)
+@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight, plan=plan_alignment, assumes=Assumptions)
 def dpo(ctx: StageContext, params: DpoParams) -> Metrics:
     """Train a model to prefer the chosen of two answers."""
     from data_prep.tokenizer import Tokenizer
@@ -422,7 +444,7 @@ class GrpoParams(Optimization):
     seed: Seed = 0
 
 
-@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight)
+@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight, plan=plan_alignment, assumes=Assumptions)
 def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
     """Train a model by reinforcement on prompts whose answers can be checked; publish its rollouts beside it."""
     from data_prep.tokenizer import Tokenizer

@@ -121,7 +121,19 @@ class ModelConfig:
         default=False, metadata={"absent": False}
     )
 
+    depth: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1000,
+            description="one dial: so many layers, from which width, heads, pretrain's lr, batch_tokens and max_steps follow "
+            "where the command line does not set them; 0: all as given",
+        ),
+    ] = field(default=0, metadata={"absent": 0})
+
     def __post_init__(self) -> None:
+        if self.depth:  # judged once the sizes that follow from it stand
+            return
         self._check_attention()
         for name, architectures in ONLY.items():
             default = type(self).__dataclass_fields__[name].default
