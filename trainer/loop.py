@@ -23,6 +23,7 @@ from trainer import checkpoint
 from trainer.engine import Engine, Optimization, TrainRun, full_state, gathered, size
 from trainer.guard import WINDOW, Guard
 from trainer.guard import problem as guard_problem
+from trainer.model.moe import Balancer
 from trainer.seeing import Seen
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Plan:
 
     keep_best  name of a validation term: end with the weights that had its lowest value
     patience   stop after so many validations without a new lowest value; 0: never
+    bias_rate  by how much a step moves the selection bias of an expert (Glm4Moe)
     guard      what counts as a bad step that is undone; None: only what is no number, and that ends the training
     """
 
@@ -114,6 +116,7 @@ class Plan:
     keep_best: str | None = None
     patience: int = 0
     guard: Guard | None = None
+    bias_rate: float = 0.0
 
 
 @dataclass
@@ -178,6 +181,9 @@ def train(
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     model.to(device)
+    model.set_recompute(run.recompute)
+    if run.compile:
+        model.compile_layers()
     task.start(Place(rank, world, device, run.micro_batch), model)
     loop = _Loop(Scored(model, task), plan, settings, run, inputs, trajectory, progress)
     first = loop.resume()
@@ -207,6 +213,7 @@ class _Loop:
         self.scored, self.task, self.plan, self.settings, self.run_settings = scored, scored.task, plan, settings, run
         self.inputs, self.trajectory, self.progress = dict(inputs), trajectory, progress
         self.engine = Engine(scored, settings, run, plan.steps)
+        self.balancer = Balancer(scored.model, plan.bias_rate)
         self.seen = Seen(run, progress, trajectory.directory, plan.steps, 6.0 * size(scored), self.device)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.state = State()
@@ -261,16 +268,19 @@ class _Loop:
         """One step; returns what was wrong with it, if anything, its values, and its tokens. What was wrong is no part of the state."""
         shared, denominators = self.share(list(self.task.micro_batches(step, self.scored.model)))
         sums: dict[str, tuple[float, str]] = {}
-        norm = 0.0
+        norm: float | None = 0.0
         if any(denominators.values()):
             self.scored.train()
             for batch, counted in shared:
                 loss, terms = self.engine.forward(batch, denominators)
                 self.engine.backward(loss * counted)
+                self.balancer.add(self.scored.model.routing, bool(counted))
                 _add(sums, terms, counted)
             norm = self.engine.step(step)
         means = self.means(sums, denominators)
-        values = {**means, "norm": self.summed({"norm": norm / self.world})["norm"]}  # the same on all ranks, who decide on it
+        values = {**means}
+        if norm is not None:
+            values["norm"] = self.summed({"norm": norm / self.world})["norm"]  # the same on all ranks, who decide on it
         guard = self.plan.guard
         problem = guard_problem(values, self.state.recent, guard.deviations if guard else 0.0)
         if problem is None:
@@ -281,7 +291,7 @@ class _Loop:
             for name, value in denominators.items():
                 self.state.totals[name] = self.state.totals.get(name, 0.0) + value
             self.state.summed += 1
-        return problem, values, denominators.get("tokens", 0.0)
+        return problem, {**values, **self.balancer.finish()}, denominators.get("tokens", 0.0)
 
     def undo(self, step: int, problem: str) -> int:
         """Go back to the newest checkpoint and leave out the samples of this step for good; returns how many steps are done.

@@ -83,8 +83,8 @@ class Planted(Pretraining):
 def planted(directory: Path, kind: type[Planted] = Planted, **changes: Any) -> Planted:
     path, table = directory / "train" / "planted.bin", directory / "index" / "planted.parquet"
     if not table.exists():
-        path.parent.mkdir(parents=True)
-        table.parent.mkdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.parent.mkdir(exist_ok=True)
         with TokenShardWriter(path, VOCABULARY) as writer:
             for number in range(400):
                 writer.write([2 + number % 3] * 23 + [END])
