@@ -107,6 +107,7 @@ class Plan:
 
     keep_best  name of a validation term: end with the weights that had its lowest value
     patience   stop after so many validations without a new lowest value; 0: never
+    branch     the first step whose batch changes with the length of the training; its checkpoint is kept
     bias_rate  by how much a step moves the selection bias of an expert (Glm4Moe)
     guard      what counts as a bad step that is undone; None: only what is no number, and that ends the training
     """
@@ -117,6 +118,7 @@ class Plan:
     patience: int = 0
     guard: Guard | None = None
     bias_rate: float = 0.0
+    branch: int = 0
 
 
 @dataclass
@@ -389,7 +391,7 @@ class _Loop:
             done == self.plan.steps
             or done % self.run_settings.checkpoint_every == 0
             or (self.run_settings.keep_every and done % self.run_settings.keep_every == 0)
-            or done == self.settings.stable_steps(self.plan.steps)
+            or done in self.branches
             or (self.plan.keep_best is not None and done == self.state.best_step)
         )
 
@@ -399,11 +401,15 @@ class _Loop:
         checkpoint.save(self.engine, self.trajectory, done, facts, self.kept(done))
 
     def kept(self, done: int) -> list[int]:
-        """The steps whose checkpoints stay beside the newest: the best, each so many, and where the learning rate begins to fall,
-        since there a longer training branches off."""
+        """The steps whose checkpoints stay beside the newest: the best, each so many, and those from which a longer training goes on."""
         run = self.run_settings
         each = range(run.keep_every, done + 1, run.keep_every) if run.keep_every else ()
-        return [step for step in (self.state.best_step, self.settings.stable_steps(self.plan.steps), *each) if 0 < step <= done]
+        return [step for step in (self.state.best_step, *self.branches, *each) if 0 < step <= done]
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """After so many steps what is trained depends on how long it will be: the learning rate begins to fall, the mixture changes."""
+        return self.settings.stable_steps(self.plan.steps), self.plan.branch
 
     def form(self) -> dict[str, int]:
         return checkpoint.form(self.world, self.run_settings.zero)

@@ -180,7 +180,8 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
         tokenizer=directory,
         beside=Beside(params.z_loss, config.num_experts > 0, params.experts.balance, params.experts.router_z),
     )
-    plan = Plan(params.max_steps, params.validate_every, guard=params.guard, bias_rate=params.experts.bias_rate)
+    branch = params.changes()[0][0] if params.phases else 0
+    plan = Plan(params.max_steps, params.validate_every, guard=params.guard, bias_rate=params.experts.bias_rate, branch=branch)
     report = launch(ctx, task, plan, params, NewModel(config, params.seed))
     publish_model(ctx, config, params, directory, tokenizer, "Base model")
     return {**training_metrics(report), **given, "parameters": count_parameters(config).exact}
