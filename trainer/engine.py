@@ -116,6 +116,10 @@ class TrainRun:
         return max(1, self.workers)
 
 
+class Stopped(Exception):
+    """A rank has ended as it was asked to, after a checkpoint."""
+
+
 def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = (), roles: Collection[str] = ()) -> None:
     """Refuse before anything starts what DeepSpeed would only refuse on the ranks. `name` is the stage's in the recipe.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer import checkpoint
-from trainer.engine import Engine, Optimization, TrainRun, full_state, gathered, size
+from trainer.engine import Engine, Optimization, Stopped, TrainRun, full_state, gathered, size
 from trainer.guard import WINDOW, Guard
 from trainer.guard import problem as guard_problem
 from trainer.model.moe import Balancer
@@ -133,10 +133,6 @@ class State:
     best: float | None = None
     recent: list[dict[str, float]] = field(default_factory=list)  # loss and norm of the last good steps, for the guard
     skipped: list[dict[str, Any]] = field(default_factory=list)  # {"step", "reason", "samples"} of each step that was undone
-
-
-class Stopped(Exception):
-    """The driver asked for an end, and a checkpoint is written."""
 
 
 @dataclass(frozen=True)
