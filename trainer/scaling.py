@@ -41,7 +41,7 @@ class Law:
     b: float
 
     def loss(self, parameters: float, tokens: float) -> float:
-        return self.E + self.A / parameters**self.a + self.B / tokens**self.b
+        return float(self.E + self.A / parameters**self.a + self.B / tokens**self.b)
 
     def best_size(self, flops: float) -> tuple[float, float]:
         """Parameters and tokens of the lowest loss for `flops` = 6 N D."""
