@@ -223,6 +223,8 @@ def type_words(hint: Any) -> str:
         return f"[{', '.join(map(type_words, arguments))}]" if fixed else f"list of {type_words(arguments[0])}"
     if origin in (dict, Mapping):
         return "mapping"
+    if dataclasses.is_dataclass(hint):
+        return "{" + ", ".join(field.name for field in dataclasses.fields(hint)) + "}"
     return {int: "integer", float: "number", str: "text", bool: "true or false"}[hint]
 
 

@@ -81,7 +81,8 @@ def training(directory: Path, name: str, run: TrainRun, precision: str = "fp32",
 
 
 def cases(directory: str, stages: tuple[int, ...] = (0, 1, 2, 3)) -> dict[str, Any]:
-    """Weights and buffers after 4 steps by ZeRO stage and with layers computed again; whether a resumption gives the same bits."""
+    """Weights and buffers after 4 steps by ZeRO stage and with layers computed again; whether a resumption gives the same bits;
+    the weights in bf16."""
     import trainer.loop
 
     trainer.loop.Engine = Balanced  # type: ignore[misc]
@@ -91,10 +92,24 @@ def cases(directory: str, stages: tuple[int, ...] = (0, 1, 2, 3)) -> dict[str, A
     for zero in stages:
         whole = training(folder, f"whole-{zero}", TrainRun(zero=zero, micro_batch=2))
         again = training(folder, f"again-{zero}", TrainRun(zero=zero, micro_batch=2), recompute=True)
-        with contextlib.suppress(worlds.Broken):
-            training(folder, f"cut-{zero}", TrainRun(zero=zero, micro_batch=2, checkpoint_every=1), fails_at=2)
-        resumed = training(folder, f"cut-{zero}", TrainRun(zero=zero, micro_batch=2, checkpoint_every=1))
         if whole.weights is not None:
             weights[zero], weights[f"{zero} recomputed"] = dict(whole.weights), dict(again.weights or {})
-            exact[zero] = all(torch.equal(tensor, (resumed.weights or {})[name]) for name, tensor in whole.weights.items())
-    return {"weights": weights, "exact": exact}
+        exact[zero] = same(whole, resumed(folder, f"cut-{zero}", zero))
+    half = training(folder, "half", TrainRun(zero=2, micro_batch=2), precision="bf16")
+    exact["bf16"] = same(half, resumed(folder, "half-cut", 2, precision="bf16"))
+    return {"weights": weights, "exact": exact, "half": half.weights}
+
+
+def resumed(folder: Path, name: str, zero: int, **changes: Any) -> Outcome:
+    run = TrainRun(zero=zero, micro_batch=2, checkpoint_every=1)
+    with contextlib.suppress(worlds.Broken):
+        training(folder, name, run, fails_at=2, **changes)
+        raise AssertionError("the training was to fail")
+    return training(folder, name, run, **changes)
+
+
+def same(first: Outcome, second: Outcome) -> bool:
+    """Whether all weights and buffers are the same to the bit; True on ranks that have none."""
+    if first.weights is None or second.weights is None:
+        return first.weights is second.weights
+    return all(torch.equal(tensor, second.weights[name]) for name, tensor in first.weights.items())

@@ -301,4 +301,8 @@ def test_experts_train_alike_at_every_zero_stage_and_resume_to_the_bit(tmp_path:
         assert weights.keys() == expected.keys()
         for name, tensor in weights.items():
             torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
-    assert found["exact"] == {0: True, 1: True, 2: True, 3: True}
+    assert found["exact"] == {0: True, 1: True, 2: True, 3: True, "bf16": True}
+    biases = [tensor for name, tensor in found["half"].items() if "correction_bias" in name]
+    assert biases and all(bias.dtype == torch.float32 for bias in biases)
+    for bias in biases:  # bf16 has no 0.01, nor its multiples
+        torch.testing.assert_close(bias, (bias * 100).round() / 100, atol=1e-7, rtol=0)

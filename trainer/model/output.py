@@ -49,7 +49,10 @@ class ChunkedLogProbs(torch.autograd.Function):
             logit_gradient.scatter_add_(1, targets[rows, None], of_log_probs[rows, None] / ctx.temperature)
             logit_gradient = logit_gradient.to(weight.dtype)
             hidden_gradient[rows] = logit_gradient @ weight
-            weight_gradient += logit_gradient.T @ hidden[rows]
+            if weight.dtype == weight_gradient.dtype:
+                weight_gradient.addmm_(logit_gradient.T, hidden[rows])  # the product is never held beside the sum
+            else:
+                weight_gradient += logit_gradient.T @ hidden[rows]
         return hidden_gradient, weight_gradient.to(weight.dtype), None, None, None
 
 
