@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from deepspeed.utils import set_z3_leaf_modules
 
 from tests.trainer import worlds
 from trainer.engine import Engine, Optimization, TrainRun
@@ -68,6 +67,8 @@ class Balanced(Engine):
 
 
 def training(directory: Path, name: str, run: TrainRun, precision: str = "fp32", recompute: bool = False, **changes: Any) -> Outcome:
+    from deepspeed.utils import set_z3_leaf_modules
+
     model = Transformer(SPARSE, seed=1)
     model.set_recompute("layer" if recompute else "none")
     if run.zero == 3:
