@@ -32,7 +32,8 @@ def save(engine: Engine, trajectory: Trajectory, step: int, facts: Mapping[str, 
     """Save after `step` steps; called by every rank with the same arguments. `keep` names steps to keep beside the newest."""
     directory = trajectory.begin(step)
     engine.deepspeed.save_checkpoint(directory, tag=TAG, save_latest=False)
-    torch.save(_random_states(), Path(directory, f"random-{dist.get_rank()}.pt"))
+    states = {**_random_states(), "buffers": dict(engine.deepspeed.module.named_buffers())}
+    torch.save(states, Path(directory, f"random-{dist.get_rank()}.pt"))
     dist.barrier()
     if dist.get_rank() == 0:
         trajectory.commit(step, facts, keep)
@@ -67,7 +68,10 @@ def load(engine: Engine, checkpoint: Checkpoint, trajectory: Trajectory, wanted:
             shutil.rmtree(directory)
         dist.barrier()
     rank = dist.get_rank() % checkpoint.facts["world_size"]
-    _restore_random(torch.load(Path(checkpoint.directory, f"random-{rank}.pt"), weights_only=False))
+    states = torch.load(Path(checkpoint.directory, f"random-{rank}.pt"), weights_only=False, map_location="cpu")
+    for name, buffer in engine.deepspeed.module.named_buffers():  # the universal checkpoint leaves them out
+        buffer.copy_(states["buffers"][name])
+    _restore_random(states)
 
 
 def _read(engine: Engine, directory: str, tag: str) -> None:

@@ -325,3 +325,13 @@ def test_a_gpu_in_bf16_computes_experts_as_the_exact_loop_does(config: ModelConf
     for parameter, gradient in zip(exact.parameters(), expected_gradients, strict=True):
         assert parameter.grad is not None and gradient is not None
         assert (parameter.grad.cpu() - gradient).norm() < 0.05 * gradient.norm() + 1e-3
+
+
+@pytest.mark.proof
+def test_experts_go_on_from_two_ranks_to_one_with_their_load_and_biases(tmp_path: Path) -> None:
+    worlds.pretraining(tmp_path)
+    worlds.together(2, tmp_path, routed.begun, str(tmp_path))
+    whole, *finished = (outcome.weights for outcome in worlds.alone(routed.finished, str(tmp_path)).values())
+    for weights in finished:
+        for name, tensor in whole.items():
+            torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=1e-4, msg=name)
