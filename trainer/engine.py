@@ -223,11 +223,6 @@ class Engine:
             group["weight_decay"] = decay
 
 
-def size(module: nn.Module) -> int:
-    """Its parameters, whatever their sharding."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
-
-
 def full_state(model: Transformer) -> dict[str, Tensor]:
     """All weights by name, on the CPU, whatever their sharding. Every rank must call it."""
     with gathered(model):

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer import checkpoint
-from trainer.engine import Engine, Optimization, Stopped, TrainRun, full_state, gathered, size
+from trainer.engine import Engine, Optimization, Stopped, TrainRun, full_state, gathered
 from trainer.guard import WINDOW, Guard
 from trainer.guard import problem as guard_problem
 from trainer.model.moe import Balancer
+from trainer.planning import work_per_token
 from trainer.seeing import Seen
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Task(ABC):
     The batch of a step must follow from the step's number and the samples that are skipped (and the weights, where the model itself
     makes the data), so that a resumed training is the uninterrupted one.
     """
+
+    sequence_length: int = 0  # tokens of a row that see each other, 0 where that is not known beforehand
 
     @abstractmethod
     def start(self, place: Place, model: Transformer) -> None:
@@ -212,7 +215,14 @@ class _Loop:
         self.inputs, self.trajectory, self.progress = dict(inputs), trajectory, progress
         self.engine = Engine(scored, settings, run, plan.steps)
         self.balancer = Balancer(scored.model, plan.bias_rate)
-        self.seen = Seen(run, progress, trajectory.directory, plan.steps, 6.0 * size(scored), self.device)
+        self.seen = Seen(
+            run,
+            progress,
+            trajectory.directory,
+            plan.steps,
+            work_per_token(scored.model.config, scored.task.sequence_length).total,
+            self.device,
+        )
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.state = State()
         self.seconds = 0.0

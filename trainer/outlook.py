@@ -14,7 +14,16 @@ from trainer.planning import Assumptions, Estimate, Parameters, Training, chinch
 if TYPE_CHECKING:
     from trainer.stages import DpoParams, GrpoParams, PretrainParams, SftParams
 
-SAME_RUN = ("workers", "zero", "micro_batch", "cpus_per_worker", "gpus_per_worker", "threads")  # what throughput depends on
+SAME_RUN = (
+    "workers",
+    "zero",
+    "micro_batch",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "threads",
+    "offload",
+    "recompute",
+)  # what throughput depends on
 
 
 def plan_pretraining(
@@ -89,6 +98,8 @@ def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:
         "world": run.world_size,
         "zero": run.zero,
         "device": "cuda" if run.gpus_per_worker else "cpu",
+        "offload": run.offload != "none",
+        "recompute": run.recompute == "layer",
     }
 
 
