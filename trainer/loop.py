@@ -59,8 +59,6 @@ class Task(ABC):
     makes the data), so that a resumed training is the uninterrupted one.
     """
 
-    sequence_length: int = 0  # tokens of a row that see each other, 0 where that is not known beforehand
-
     @abstractmethod
     def start(self, place: Place, model: Transformer) -> None:
         """Open what is needed. `model` has the weights the training begins with, also when it is about to resume."""
@@ -98,6 +96,10 @@ class Task(ABC):
     def position(self, step: int) -> Mapping[str, float]:
         """How far the data are before this step, to be shown."""
         return {}
+
+    def row_tokens(self) -> int:
+        """The length of a row; 0 where that is not known beforehand."""
+        return 0
 
     def show(self, model: Transformer) -> str:
         """Something the model writes, for people to read. Called on one rank with the whole model."""
@@ -220,7 +222,7 @@ class _Loop:
             progress,
             trajectory.directory,
             plan.steps,
-            work_per_token(scored.model.config, scored.task.sequence_length).total,
+            work_per_token(scored.model.config, scored.task.row_tokens()).total,
             self.device,
         )
         self.rank, self.world = dist.get_rank(), dist.get_world_size()

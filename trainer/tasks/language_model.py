@@ -48,7 +48,11 @@ class Beside:
 class NextToken(Task):
     """Counts and terms of a batch of tokens; validation batches that know their bytes give bits per byte as well."""
 
-    beside: Beside = Beside()  # what is trained beside the loss
+    beside = Beside()  # what is trained beside the loss
+    sequence_length: int
+
+    def row_tokens(self) -> int:
+        return self.sequence_length
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
         return {**token_counts(batch), **({"routed": routed_tokens(batch)} if self.beside.routers else {})}
