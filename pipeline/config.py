@@ -39,6 +39,7 @@ class Sources:
     negatives: Annotated[tuple[str, ...], Meta(description="texts or pages not to be liked, for classifier")] = ()
     prompts: Annotated[tuple[str, ...], Meta(description="JSONL files of prompts with the one right answer, for grpo")] = ()
     test_prompts: Annotated[tuple[str, ...], Meta(description="the same, held out, for evaluate")] = ()
+    model: Annotated[tuple[str, ...], Meta(description="files of a Hugging Face model directory, for recipe=continued")] = ()
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,8 @@ def plan_pretraining(
     manifests: Sequence[Mapping[str, Any]],
 ) -> Outlook | None:
     """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says."""
+    if "model" in inputs:  # its shape stands in its files, which may not be there yet
+        return None
     config = params.model.resolved(0 if params.model.vocab_size else getattr(inputs["tokenizer"].params, "vocab_size", 0))
     if not config.vocab_size:
         return None
