@@ -81,8 +81,8 @@ def _read(engine: Engine, directory: str, tag: str) -> None:
 
 
 def _converted(source: Path, target: Path) -> None:
-    """Make the universal checkpoint `target` of `source`. It takes three times the optimizer's states on disk, for as long as it is
-    needed, and no more memory than one rank's part. The other ranks wait for its last file: for longer than a collective may take."""
+    """Make the universal checkpoint `target` of `source`; what that takes of disk and memory, `trainer.planning` says. The other ranks
+    wait for its last file, since that may take longer than a collective may."""
     last = target.with_suffix(".done")
     if dist.get_rank() == 0:
         shutil.rmtree(target, ignore_errors=True)
