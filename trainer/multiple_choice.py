@@ -39,8 +39,13 @@ class EncodedQuestion:
     bytes: tuple[int, ...] = ()
 
     @property
-    def width(self) -> int:
-        return max(len(choice.inputs) for choice in self.choices)
+    def rows(self) -> list[tuple[int, ...]]:
+        """What has to be read, longest first: inputs with which others begin hold those too, since no token sees a later one."""
+        rows: list[tuple[int, ...]] = []
+        for inputs in sorted({choice.inputs for choice in self.choices}, key=lambda ids: (-len(ids), ids)):
+            if not any(row[: len(inputs)] == inputs for row in rows):
+                rows.append(inputs)
+        return rows
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class QuestionBatch:
-    """Whole questions on a device. Choices that read the same share a row, so four letters after one question cost one row.
+    """Whole questions on a device. Choices that read the same share a row, so that four letters after one question cost one.
 
     inputs   [rows, tokens] int64, padded on the right
     places   [n] int64: where in the flattened inputs a token of a choice is predicted
@@ -103,33 +108,38 @@ def encode_questions(tokenizer: Tokenizer, questions: Sequence[Question], contex
 
 def question_batches(questions: Sequence[EncodedQuestion], tokens: int, device: torch.device) -> list[QuestionBatch]:
     """Questions, longest first, in batches of at most `tokens` tokens with padding, and of one question at least."""
-    order = sorted(range(len(questions)), key=lambda number: -questions[number].width)
+    rows = [question.rows for question in questions]
+    order = sorted(range(len(questions)), key=lambda number: -len(rows[number][0]))
     parts: list[list[int]] = []
-    rows = width = 0
+    height = width = 0
     for number in order:
-        added = len({choice.inputs for choice in questions[number].choices})
-        if not parts or (rows + added) * width > tokens:
+        if not parts or (height + len(rows[number])) * width > tokens:
             parts.append([])
-            rows, width = 0, questions[number].width
+            height, width = 0, len(rows[number][0])
         parts[-1].append(number)
-        rows += added
+        height += len(rows[number])
     return [_batch([questions[number] for number in part], part, device) for part in parts]
 
 
 def _batch(questions: Sequence[EncodedQuestion], numbers: Sequence[int], device: torch.device) -> QuestionBatch:
     import torch
 
-    width = max(question.width for question in questions)
-    choices = [choice for question in questions for choice in question.choices]
-    rows = {inputs: row for row, inputs in enumerate(dict.fromkeys(choice.inputs for choice in choices))}
+    rows: list[tuple[int, ...]] = []
     places: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
-    for owner, choice in enumerate(choices):
-        end = rows[choice.inputs] * width + len(choice.inputs)
-        places += range(end - len(choice.targets), end)
-        targets += choice.targets
-        owners += [owner] * len(choice.targets)
+    owner = 0
+    width = len(questions[0].rows[0])
+    for question in questions:
+        own = question.rows
+        for choice in question.choices:
+            row = next(row for row, ids in enumerate(own, start=len(rows)) if ids[: len(choice.inputs)] == choice.inputs)
+            end = row * width + len(choice.inputs)
+            places += range(end - len(choice.targets), end)
+            targets += choice.targets
+            owners += [owner] * len(choice.targets)
+            owner += 1
+        rows += own
     inputs = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids in rows])
     arrays = (torch.tensor(values, dtype=torch.long, device=device) for values in (places, targets, owners))
     return QuestionBatch(tuple(questions), tuple(numbers), inputs.to(device), *arrays)

@@ -156,12 +156,13 @@ def test_a_verdict_by_hand(log_probs: list[float], sizes: tuple[int, ...], expec
     assert judge(EncodedQuestion((choice, choice), 0, sizes), log_probs, [True, True]) == expected
 
 
-def test_choices_that_read_the_same_share_a_row(assistant: tuple[Path, Transformer, Tokenizer]) -> None:
-    letters = {"query": "Which?\nAnswer:", "choices": ["A", "B", "C", "D"], "gold": 2}
-    (batch,) = question_batches(encoded(assistant[2], [letters]), 1000, torch.device("cpu"))
-    space = assistant[2].encode(" A")
-    assert batch.inputs.shape[0] == (1 if len(space) == 1 else len({tuple(assistant[2].encode(f" {x}")[:-1]) for x in "ABCD"}))
-    assert batch.choices == 4
+def test_choices_that_read_the_same_share_a_row() -> None:
+    read = [((0, 4), (5,)), ((0, 4), (6,)), ((0, 4, 7), (7, 8)), ((0, 9), (5,))]
+    question = EncodedQuestion(tuple(Continuation(*ids) for ids in read))
+    assert question.rows == [(0, 4, 7), (0, 9)]
+    (batch,) = question_batches([question], 1000, torch.device("cpu"))
+    assert batch.inputs.tolist() == [[0, 4, 7], [0, 9, 0]]
+    assert batch.places.tolist() == [1, 1, 1, 2, 4] and batch.owners.tolist() == [0, 1, 2, 2, 3]
 
 
 def test_batches_keep_to_their_size_and_hold_every_question_once(assistant: tuple[Path, Transformer, Tokenizer]) -> None:

@@ -48,8 +48,10 @@ class HarnessModel(LM):  # type: ignore[misc]
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
-        model = load_for_inference(pretrained)
-        self.model = model if device is None else model.to(device)
+        self.model = load_for_inference(pretrained)
+        # the harness names a GPU where its user named nothing
+        if device is not None and (torch.cuda.is_available() or not device.startswith("cuda")):
+            self.model = self.model.to(device)
         self.tokenizer = Tokenizer.load(pretrained)
         self.max_length = int(max_length or self.model.config.max_position_embeddings)
         self.tokens = int(batch_size) * self.max_length
