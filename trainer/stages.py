@@ -559,6 +559,9 @@ class EvaluateParams:
     validation_tokens: Annotated[int, Meta(ge=1, description="held-out tokens for bits per byte, rounded up to whole documents")] = 65_536
     max_prompts: Annotated[int, Meta(ge=1, description="held-out prompts asked, from the first")] = 1200
     max_preferences: Annotated[int, Meta(ge=1, description="held-out preferences whose prompts are asked, from the first")] = 300
+    max_questions: Annotated[int, Meta(ge=1, description="multiple-choice questions of each set, drawn by the seed")] = field(
+        default=10_000, metadata={"absent": 10_000}
+    )
     temperature: Annotated[float, Meta(gt=0, description="of sampled answers")] = 1.0
     max_new_tokens: Annotated[int, Meta(ge=1, description="longest answer; what is cut off counts as wrong")] = 24
     sequence_length: Annotated[int, Meta(ge=8, description="tokens read at once for bits per byte")] = 256
@@ -574,15 +577,17 @@ def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
     import json
     from pathlib import Path
 
+    from trainer.data.questions import holds_questions
     from trainer.evaluation import table
     from trainer.examination import examine_shard
 
     side = {f"corpus/{file.name}": file for file in ctx.inputs["corpus"].files if file.name.split("/")[0] in ("validation", "index")}
     for role in ("prompts", "preferences"):
-        if role in ctx.inputs or role == "prompts":
-            # what a stage made holds the sets of all trainings; the user's own files here are for nothing else
-            files = [file for file in ctx.files(role) if role not in ctx.inputs or "test" in stem(file.name)]
-            side |= {f"{role}/{file.name}": file for file in files}
+        if role in ctx.inputs:
+            # what a stage made holds the sets of all trainings
+            side |= {f"{role}/{file.name}": file for file in ctx.files(role) if "test" in stem(file.name)}
+    for file in ctx.sources:
+        side[f"{'questions' if holds_questions(file.path) else 'prompts'}/{file.name}"] = file
     models = {role: artifact for role, artifact in ctx.inputs.items() if role not in ("corpus", "prompts", "preferences")}
     units = [
         Unit(role, artifact.digest, None, tuple(file.path for file in artifact.files if "/" not in file.name))
@@ -597,5 +602,8 @@ def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
 
 
 def flat(report: Mapping[str, Any]) -> dict[str, float]:
-    """The single numbers of one model's report."""
-    return {name: value["value"] if isinstance(value, Mapping) else value for name, value in report.items() if value is not None}
+    """The single numbers of one model's report, those of the sets of questions by their names."""
+    numbers = {name: value for name, value in report.items() if name != "questions" and value is not None}
+    for name, found in report.get("questions", {}).items():
+        numbers |= {f"{name}_{measure}": value for measure, value in found.items() if measure != "chance"}
+    return {name: value["value"] if isinstance(value, Mapping) else value for name, value in numbers.items()}
