@@ -75,6 +75,9 @@ class PretrainParams(Optimization):
     phases: Annotated[tuple[Phase, ...], Meta(description="from a share of max_steps on another mixture, in order")] = field(
         default=(), metadata={"absent": ()}
     )
+    max_questions: Annotated[int, Meta(ge=1, description="of each file of pretrain.sources, asked at every validation")] = field(
+        default=200, metadata={"absent": 200}
+    )
     z_loss: Annotated[
         float, Meta(ge=0, description="weight of the squared log-normaliser of the logits; keeps them small (PaLM: 1e-4)")
     ] = field(default=0.0, metadata={"absent": 0.0})
@@ -125,6 +128,7 @@ class PretrainParams(Optimization):
         return [(floor(round(phase.begin * self.max_steps, 6)), phase.mixture) for phase in self.phases]
 
 
+QUIZ_TOKENS = 4096  # of a batch of questions
 NO_CORPUS = {"tokenizer", "model"}  # roles of pretrain that hold no tokens
 
 
@@ -161,6 +165,7 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     from trainer.launch import NewModel, SavedModel, launch
     from trainer.loop import Plan
     from trainer.tasks.language_model import Beside, Pretraining
+    from trainer.tasks.questions import Quiz
 
     artifacts = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role not in NO_CORPUS}
     if not any(file.records for artifact in artifacts.values() for file in artifact.select("train")):
@@ -179,6 +184,7 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
         validation_tokens=params.validation_tokens,
         seed=params.seed,
         tokenizer=directory,
+        quiz=Quiz(tuple(ctx.sources), directory, params.max_questions, QUIZ_TOKENS, params.seed) if ctx.sources else None,
         beside=Beside(params.z_loss, config.num_experts > 0, params.experts.balance, params.experts.router_z),
     )
     branch = params.changes()[0][0] if params.phases else 0

@@ -6,8 +6,7 @@ import gzip
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from transformers import AutoModelForCausalLM
 
 from data_prep.tokenizer import Tokenizer
 from pipeline.stage import File, UserError
-from tests.trainer.worlds import alone, pretraining, training
+from tests.trainer.worlds import alone, pretraining, together, training
 from trainer.data.questions import Choice, Question, holds_questions, load_questions, with_answer_mark
 from trainer.engine import TrainRun
-from trainer.loop import Place, Term
+from trainer.loop import Place
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
 from trainer.multiple_choice import (
@@ -37,8 +36,7 @@ from trainer.multiple_choice import (
     question_batches,
     scores,
 )
-from trainer.tasks.language_model import Pretraining
-from trainer.tasks.questions import AskedBatch, Quiz, asked_counts, asked_terms
+from trainer.tasks.questions import Quiz, asked_counts, asked_terms
 
 ROWS: list[dict[str, Any]] = [
     {"query": "Question: What is 2+3?", "choices": ["The user asks", "5", "6 and the assistant says 7"], "gold": 1},
@@ -279,39 +277,30 @@ def test_the_sums_of_a_quiz_do_not_depend_on_how_it_is_dealt(tmp_path: Path, ass
     assert 0 <= found[0]["choice_accuracy"] <= 9
 
 
-@dataclass
-class Asked(Pretraining):
-    """A pretraining that is asked questions as well."""
-
-    quiz: Quiz | None = None
-
-    def start(self, place: Place, model: Transformer) -> None:
-        super().start(place, model)
-        assert self.quiz is not None
-        self._asked = self.quiz.batches(place, model)
-        assert self._asked[0].batch.inputs.max() < model.config.vocab_size
-
-    def validation_batches(self) -> list[Any]:
-        return [*super().validation_batches(), *self._asked]
-
-    def counts(self, batch: Any) -> Mapping[str, float]:
-        asked = isinstance(batch, AskedBatch)
-        none = {"tokens": 0.0, "bytes": 0.0, **{name: 0.0 for one in self._asked for name in asked_counts(one)}}
-        found = asked_counts(batch) if asked else super().counts(batch)
-        return {**none, **found} if asked or batch.text_bytes is not None else found
-
-    def terms(self, model: Transformer, batch: Any) -> Mapping[str, Term]:
-        zero = torch.tensor(0.0)
-        none = {"loss": Term(zero, "tokens"), "bits_per_byte": Term(zero, "bytes", 0.0)}
-        return {**none, **asked_terms(model, batch)} if isinstance(batch, AskedBatch) else super().terms(model, batch)
+def quizzed(directory: str, tokenizer: str) -> list[dict[str, Any]]:
+    """The history of a training that is asked questions of two sets, which have low bytes only: the tiny vocabulary has their ids."""
+    folder = Path(directory)
+    rows = [{"query": "\x01", "choices": ["\n\x02", "\n\x03"], "gold": number % 2} for number in range(7)]
+    files = (jsonl(folder / "q.jsonl", rows), jsonl(folder / "pair.jsonl", [{"good": "\x01\x02", "bad": "\x02\x01\x04"}]))
+    task = pretraining(folder, quiz=Quiz(files, tokenizer, 9, 8, 0))
+    return training(folder, task, TrainRun(zero=3, micro_batch=4), name="quizzed").state.history
 
 
 def test_a_training_answers_its_quiz_at_every_validation(tmp_path: Path, assistant: tuple[Path, Transformer, Tokenizer]) -> None:
-    # low bytes, whose ids the vocabulary of the tiny model has
-    rows = [{"query": "\x01", "choices": ["\n\x02", "\n\x03"], "gold": 0}]
-    task = pretraining(tmp_path, kind=Asked, quiz=Quiz((jsonl(tmp_path / "q.jsonl", rows),), str(assistant[0]), 9, 128, 0))
-    outcome = alone(training, tmp_path, task, TrainRun(zero=0, micro_batch=4))
-    plain = alone(partial(training, name="plain"), tmp_path, pretraining(tmp_path), TrainRun(zero=0, micro_batch=4))
-    for entry, other in zip(outcome.state.history, plain.state.history, strict=True):
-        asked = {name: entry["validation"].pop(name) for name in ("q_accuracy", "q_accuracy_per_byte")}
-        assert set(asked.values()) <= {0.0, 1.0} and entry == other
+    history = alone(quizzed, str(tmp_path), str(assistant[0]))
+    plain = alone(training, tmp_path, pretraining(tmp_path), TrainRun(zero=3, micro_batch=4))
+    for entry, other in zip(history, plain.state.history, strict=True):
+        asked = {name: entry["validation"].pop(name) for name in ("q_accuracy", "q_accuracy_per_byte", "pair_accuracy")}
+        assert set(asked.values()) <= {0.0, 3 / 7, 4 / 7, 1.0} and entry == other
+
+
+@pytest.mark.proof
+def test_two_ranks_answer_as_one_at_zero_3(tmp_path: Path, assistant: tuple[Path, Transformer, Tokenizer]) -> None:
+    (tmp_path / "one").mkdir()
+    one, (two, other) = (
+        alone(quizzed, str(tmp_path / "one"), str(assistant[0])),
+        together(2, tmp_path, quizzed, str(tmp_path), str(assistant[0])),
+    )
+    assert two == other
+    for ours, theirs in zip(one, two, strict=True):
+        assert ours["validation"] == pytest.approx(theirs["validation"], abs=1e-5)
