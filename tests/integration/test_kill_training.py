@@ -72,7 +72,9 @@ def reached(toy: Toy) -> int:
     return max((event["done"] for event in events if event["event"] == "progress" and event["stage"] == "pretrain"), default=0)
 
 
-@pytest.mark.parametrize("ranks", [pytest.param(("pretrain.run.workers=0",), id="alone"), pytest.param((), id="two ranks")])
+@pytest.mark.parametrize(
+    "ranks", [pytest.param(("pretrain.run.workers=0",), id="alone"), pytest.param((), id="two ranks", marks=pytest.mark.proof)]
+)
 def test_a_request_to_end_leaves_a_checkpoint_from_which_the_same_command_goes_on(
     prepared: Path, tmp_path: Path, ranks: tuple[str, ...]
 ) -> None:
