@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -341,7 +341,7 @@ class _Loop:
             mine = batches[self.rank :: self.world]
             # sharded weights make every forward pass a common one: whoever has no batch left repeats one, uncounted
             shared = [(batch, 1.0) for batch in mine] + [(batches[0], 0.0)] * (rounds - len(mine))
-            denominators = self.denominators(shared, {name for batch in batches for name in self.task.counts(batch)})
+            denominators = self.denominators(shared, [name for batch in batches for name in self.task.counts(batch)])
             sums: dict[str, tuple[float, str]] = {}
             self.scored.eval()
             with torch.no_grad():
@@ -376,20 +376,20 @@ class _Loop:
         shared = [(batch, 1.0) for batch in batches] + [(batches[-1], 0.0)] * (int(number) - len(batches))
         return shared, self.denominators(shared)
 
-    def denominators(self, shared: Sequence[tuple[Any, float]], names: Collection[str] = ()) -> dict[str, float]:
+    def denominators(self, shared: Sequence[tuple[Any, float]], names: Sequence[str] = ()) -> dict[str, float]:
         """The global sums. `names`: all there are, where a rank's own batches may lack some."""
-        counts = dict.fromkeys(sorted(names), 0.0)
+        counts = dict.fromkeys(names, 0.0)
         for batch, counted in shared:
             for name, value in self.task.counts(batch).items():
                 counts[name] = counts.get(name, 0.0) + value * counted
         return self.summed(counts)
 
     def named_alike(self, sums: Mapping[str, tuple[float, str]]) -> dict[str, tuple[float, str]]:
-        """With the terms of all ranks, in one order: a rank that had no batch of a kind adds nothing to its terms."""
+        """With the terms of all ranks, in the order of the first: a rank that had no batch of a kind adds nothing to its terms."""
         ranks: list[dict[str, str]] = [{} for _ in range(self.world)]
         dist.all_gather_object(ranks, {name: by for name, (_, by) in sums.items()})
         named = {name: by for terms in ranks for name, by in terms.items()}
-        return {name: sums.get(name, (0.0, named[name])) for name in sorted(named)}
+        return {name: sums.get(name, (0.0, named[name])) for name in named}
 
     def means(self, sums: Mapping[str, tuple[float, str]], denominators: Mapping[str, float]) -> dict[str, float]:
         """Each term over all ranks; those whose denominator is 0 have no value."""
