@@ -167,12 +167,12 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     from trainer.tasks.language_model import Beside, Pretraining
     from trainer.tasks.questions import Quiz
 
-    directory = ctx.inputs["tokenizer"].directory
-    tokenizer = Tokenizer.load(directory)
-    config = shape(ctx, params, tokenizer.vocab_size)
     artifacts = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role not in NO_CORPUS}
     if not any(file.records for artifact in artifacts.values() for file in artifact.select("train")):
         raise UserError(f"needs.{', needs.'.join(artifacts)}: no document to train on; look at what the stages before it rejected")
+    directory = ctx.inputs["tokenizer"].directory
+    tokenizer = Tokenizer.load(directory)
+    config = shape(ctx, params, tokenizer.vocab_size)
     corpora = packed(ctx, params, sound_corpora(ctx, params, config.vocab_size))
     mixture, given = mixed_corpora(params, corpora)
     task = Pretraining(
