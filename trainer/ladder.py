@@ -183,9 +183,9 @@ def words(found: Ladder) -> str:
     for rung in found.rungs:
         run = rung.run
         said = law.loss(run.parameters, run.tokens)
-        lines.append(
-            f"{rung.name:<12}{run.parameters:>12,.0f}{run.tokens:>14,.0f}{run.loss:>9.4f}{said:>9.4f}{'   held out' if rung.held_out else ''}"
-        )
+        lines.append(f"{rung.name:<12}{run.parameters:>12,.0f}{run.tokens:>14,.0f}{run.loss:>9.4f}{said:>9.4f}")
+        if rung.held_out:
+            lines[-1] += "   held out"
     lines += [
         "",
         f"loss = {law.E:.4g} + {law.A:.4g} / N^{law.a:.3g} + {law.B:.4g} / D^{law.b:.3g}, within {found.farthest:.1%} of its rungs",
