@@ -618,7 +618,7 @@ class LadderParams:
     ] = ()
     predict: Annotated[tuple[Size, ...], Meta(description="trainings that are not run, to say what loss they would come to")] = ()
     confidence: Annotated[float, Meta(gt=0, lt=1, description="share of the draws that an interval holds")] = 0.8
-    seed: Seed = 0
+    seed: Annotated[int, Meta(ge=0, lt=2**62, description="of the draws")] = 0
 
 
 NUMBERS_OF_LAW = 5  # E, A, a, B, b

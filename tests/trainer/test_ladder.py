@@ -65,7 +65,7 @@ def trainings(directory: Path) -> dict[str, Artifact]:
 
 def climbed(directory: Path, params: LadderParams, inputs: Mapping[str, Artifact]) -> tuple[dict[str, Any], dict[str, Any], Path]:
     """What the stage returns, the JSON it publishes, and where."""
-    ctx = context(ladder, directory, **inputs)
+    ctx = context(ladder, directory, (), **inputs)
     metrics = dict(ladder(ctx, params))
     assert [file.name for file in ctx.published] == ["ladder.json", "ladder.svg", "summary.txt"]
     return metrics, json.loads(Path(ctx.path("ladder.json")).read_text()), Path(ctx.directory)
