@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pipeline.stage import Metrics, PlanOnly, StageContext, Unit, UserError, stage, stem
+from pipeline.stage import MapRun, Metrics, PlanOnly, StageContext, Unit, UserError, stage, stem
 from trainer.depth import from_depth
 from trainer.engine import Optimization, Schedule, TrainRun, preflight
 from trainer.guard import Guard
@@ -613,3 +613,53 @@ def flat(report: Mapping[str, Any]) -> dict[str, float]:
     for name, found in report.get("questions", {}).items():
         numbers |= {f"{name}_{measure}": value for measure, value in found.items() if measure != "chance"}
     return {name: value["value"] if isinstance(value, Mapping) else value for name, value in numbers.items()}
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a training."""
+
+    parameters: Annotated[float, Meta(gt=0, description="that a token is multiplied with, as ladder.json counts them")]
+    tokens: Annotated[float, Meta(gt=0, description="trained on")]
+
+
+@dataclass(frozen=True)
+class LadderParams:
+    """How loss falls with parameters and tokens."""
+
+    held_out: Annotated[
+        tuple[str, ...], Meta(description="roles of trainings that the law is not fitted to, to compare them with what it predicts")
+    ] = ()
+    predict: Annotated[tuple[Size, ...], Meta(description="trainings that are not run, to say what loss they would come to")] = ()
+    confidence: Annotated[float, Meta(gt=0, lt=1, description="share of the draws that an interval holds")] = 0.8
+    seed: Annotated[int, Meta(ge=0, lt=2**62, description="of the draws")] = 0
+
+
+NUMBERS_OF_LAW = 5  # E, A, a, B, b
+
+
+def check_ladder(name: str, params: LadderParams, run: MapRun, sources: Sequence[str], roles: Collection[str]) -> None:
+    """Refuse before the rungs are trained what could not be fitted whatever they come to."""
+    for role in params.held_out:
+        if role not in roles:
+            raise UserError(f"{name}.held_out={role}: there is no such role in {name}.needs, which has {', '.join(roles)}")
+    if len(fitted := {*roles} - {*params.held_out}) < NUMBERS_OF_LAW:
+        raise UserError(f"{name}.needs: {len(fitted)} trainings cannot tell {NUMBERS_OF_LAW} numbers; name more, or hold out fewer")
+
+
+@stage(version=1, needs=("*",), check=check_ladder)
+def ladder(ctx: StageContext, params: LadderParams) -> Metrics:
+    """Fit loss = E + A / N^a + B / D^b to trainings on one corpus; publish the law, a plot, and what it says of others."""
+    import json
+    from pathlib import Path
+
+    from trainer.ladder import climb, read_rungs, words
+    from trainer.ladder_plot import plot
+
+    rungs = read_rungs(ctx.inputs, params.held_out)
+    found = climb(rungs, [(size.parameters, size.tokens) for size in params.predict], params.confidence, params.seed)
+    contents = {"ladder.json": json.dumps(found.plain(), indent=2) + "\n", "ladder.svg": plot(found), "summary.txt": words(found)}
+    for name, content in contents.items():
+        Path(ctx.path(name)).write_text(content, encoding="utf-8")
+        ctx.publish(name)
+    return found.metrics()
