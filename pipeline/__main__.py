@@ -8,7 +8,7 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ NO_NAME = re.compile(r"null|true|false|[\d.]+", re.IGNORECASE)  # Hydra reads th
 HELP = ("--help", "-h")
 INFO = ("--info", "-i")
 FLAGS_WITH_VALUE = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--package", "-p", "--cfg", "-c")
-GROUPS = ("recipe", "stage", "model", "source", "cluster")
+GROUPS = ("recipe", "stage", "model", "source", "cluster", "planning")
 KEY = re.compile(r"^[+~]*[A-Za-z_][\w.@/]*=")
 
 
@@ -145,7 +145,8 @@ def _compose_and_run(line: CommandLine, arguments: Sequence[str]) -> bool:
             values["recipe_name"] = hydra_config.runtime.choices["recipe"]
             if hydra_config.mode == RunMode.MULTIRUN:
                 values["sweep_job"] = ",".join(part for part in hydra_config.overrides.task if not part.startswith("command="))
-            dispatch(values, raw, line.words, arguments)
+            said = {override.lstrip("+").partition("=")[0] for override in hydra_config.overrides.task}
+            dispatch(values, raw, said, line.words, arguments)
         except (UserError, OSError) as error:
             if mendable(error) is None:
                 raise
@@ -174,11 +175,11 @@ def _containers(composed: DictConfig) -> tuple[dict[str, Any], dict[str, Any]]:
     return values, raw
 
 
-def dispatch(values: dict[str, Any], raw: dict[str, Any], words: Sequence[str], arguments: Sequence[str]) -> None:
+def dispatch(values: dict[str, Any], raw: dict[str, Any], said: Set[str], words: Sequence[str], arguments: Sequence[str]) -> None:
     """Judge the composed values and do what the command says."""
     from pipeline.config import load
 
-    config = load(values, raw)
+    config = load(values, raw, said)
     command, others = config.settings.command, config.settings.commands
     if command not in (*KERNEL_COMMANDS, *others):
         raise UserError(f"{command}: no such command; there are {', '.join([*KERNEL_COMMANDS, *others])}")

@@ -15,37 +15,59 @@ from pipeline.files import File
 from pipeline.lease import holder, living
 from pipeline.progress import describe
 from pipeline.runs import Run, last_events, used
+from pipeline.stage import Outlook, Upstream
 from pipeline.states import Survey, row, to_build
 from pipeline.store import Artifact, Store
 
+YEAR_S = 365.25 * 86400
+
 
 def plan(config: Config) -> None:
-    """What a run would build and why, with what it took before; nothing is started."""
+    """What a run would build and why, what it will need, and how long it takes; nothing is started."""
     survey = _survey(config)
-    order = to_build(survey)
+    order, outlooks = to_build(survey), _outlooks(survey)
     rows = []
     for name, status in survey.statuses.items():
         if name in survey.closure:
-            forced = name in config.settings.force
+            outlook = outlooks.get(name)
             rows.append(
                 {
                     **row(status, survey.store),
                     "build": name in order,
-                    "forced": forced,
-                    "expected_s": _expected(survey.store, status.node.stage.name),
+                    "forced": name in config.settings.force,
+                    "expected_s": outlook.seconds if outlook and outlook.seconds else _expected(survey.store, status.node.stage.name),
+                    "derived": status.node.derived,
+                    **(outlook.figures if outlook else {}),
                 }
             )
     if config.settings.format == "json":
         return _print_json(rows)
     for entry in rows:
-        took = f"  about {timedelta(seconds=round(entry['expected_s']))}" if entry["build"] and entry["expected_s"] else ""
+        took = f"  about {_duration(entry['expected_s'])}" if entry["build"] and entry["expected_s"] else ""
         action = "forced" if entry["forced"] else "build" if entry["build"] else "-"
         print(f"{entry['stage']:<13} {entry['state']:<8} {action:<7} {(entry['fingerprint'] or '?')[:12]:<13}{_words(entry)}{took}")
+        outlook = outlooks.get(entry["stage"])
+        for line in (*entry["derived"], *(outlook.lines if outlook else ())) if entry["build"] else ():
+            print(f"{'':<13} {line}")
     known = [entry["expected_s"] or 0 for entry in rows if entry["build"]]
-    print(
-        f"{len(order)} of {len(rows)} stages to build"
-        + (f", about {timedelta(seconds=round(sum(known)))} as measured before" if any(known) else "")
-    )
+    total = f", about {_duration(sum(known))} as measured before or planned" if any(known) else ""
+    print(f"{len(order)} of {len(rows)} stages to build{total}")
+
+
+def _outlooks(survey: Survey) -> dict[str, Outlook]:
+    """What each stage that is asked for says it will need."""
+    found: dict[str, Outlook] = {}
+    for name, node in survey.config.nodes.items():
+        if name not in survey.closure or node.stage.plan is None:
+            continue
+        inputs = {
+            role: Upstream(survey.config.nodes[upstream].params, found[upstream].hands if upstream in found else None)
+            for role, upstream in node.needs.items()
+        }
+        outlook = node.stage.plan(node.params, node.run, node.assumed, inputs, _manifests(survey.store, node.stage.name))
+        if outlook is not None:
+            found[name] = outlook
+    return found
 
 
 def why(config: Config) -> None:
@@ -234,8 +256,18 @@ def _survey(config: Config) -> Survey:
 
 def _expected(store: Store, stage: str) -> float | None:
     """How long the stage's latest published artifact took, in seconds."""
-    manifests = [manifest for mark in store.fingerprints(stage) if (manifest := store.manifest(stage, mark))]
-    return max(manifests, key=lambda manifest: manifest["started"])["elapsed_s"] if manifests else None
+    manifests = _manifests(store, stage)
+    return manifests[-1]["elapsed_s"] if manifests else None
+
+
+def _manifests(store: Store, stage: str) -> list[dict[str, Any]]:
+    """Of the stage's published artifacts, the latest last."""
+    found = [manifest for mark in store.fingerprints(stage) if (manifest := store.manifest(stage, mark))]
+    return sorted(found, key=lambda manifest: float(manifest["started"]))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / YEAR_S:,.1f} years" if seconds >= YEAR_S else str(timedelta(seconds=round(seconds)))
 
 
 def _words(entry: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import re
 import tempfile
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,7 +23,6 @@ from pipeline.errors import UserError
 from pipeline.identity import canonical, plain
 from pipeline.stage import ANY, Stage
 
-GROUPS = ("recipe", "stage", "model", "source", "cluster")
 RESERVED = ("needs", "sources", "run", "pin")
 
 
@@ -62,6 +61,7 @@ class Settings:
     source: Sources = field(default_factory=Sources)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     model: dict[str, Any] = field(default_factory=dict)
+    planning: dict[str, Any] = field(default_factory=dict)
     stages: dict[str, str] = field(default_factory=dict)
     commands: dict[str, str] = field(default_factory=dict)
 
@@ -78,6 +78,8 @@ class Node:
     sources: tuple[str, ...] | None  # None: the stage reads no files of the user's
     sources_key: str  # where the user sets them
     pin: str | None
+    assumed: Any = None  # of the plan
+    derived: tuple[str, ...] = ()  # params that follow from others, a line each
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,9 @@ class Config:
         return Path(self.settings.root).expanduser().absolute()
 
 
-def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
-    """Judge composed values (`raw`: with interpolations unresolved, to name the key that a user sets).
+def load(values: Mapping[str, Any], raw: Mapping[str, Any], said: Set[str] = frozenset()) -> Config:
+    """Judge composed values (`raw`: with interpolations unresolved, to name the key that a user sets; `said`: the keys that the
+    command line sets).
 
     UserError in one line: the key, what is wrong, what is allowed or was meant.
     """
@@ -107,7 +110,7 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any]) -> Config:
         raise UserError(
             f"root={settings.root}: a relative folder is another one on every node; give an absolute path that all of them share"
         )
-    nodes = {name: _node(name, dotted, values.get(name) or {}, raw.get(name) or {}) for name, dotted in stages.items()}
+    nodes = {name: _node(name, dotted, values, raw, said) for name, dotted in stages.items()}
     for node in nodes.values():
         for role, upstream in node.needs.items():
             if upstream not in nodes:
@@ -154,19 +157,34 @@ def settings_type(command: Callable[..., Any]) -> type:
     return kind
 
 
-def _node(name: str, dotted: str, values: Mapping[str, Any], raw: Mapping[str, Any]) -> Node:
+def _node(name: str, dotted: str, composed: Mapping[str, Any], written: Mapping[str, Any], said: Set[str]) -> Node:
+    values, raw = composed.get(name) or {}, written.get(name) or {}
     found = imported(dotted, f"stages.{name}")
     if not isinstance(found, Stage):
         raise UserError(f"stages.{name}={dotted}: this is no stage; it must be a function declared with @stage")
     _require_mapping(values, name)
     params = typed(found.params, {key: value for key, value in values.items() if key not in RESERVED}, name, RESERVED)
+    derived: Sequence[str] = ()
+    if found.resolve is not None:
+        try:
+            params, derived = found.resolve(params, _said_of(name, raw, said))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from None
     _require_finite(params, name)
+    assumed = typed(found.assumes, composed.get("planning") or {}, "planning") if found.assumes else None
     run = typed(found.run, values.get("run") or {}, f"{name}.run")
     wiring = typed(_Wiring, {key: values[key] for key in ("needs", "sources", "pin") if values.get(key) is not None}, name)
     needs = {role: upstream for role, upstream in wiring.needs.items() if upstream is not None}
     _require_roles(name, found, needs)
     origin = re.search(r"\$\{(source\.\w+)\}", str(raw.get("sources")))
-    return Node(name, found, params, run, needs, wiring.sources, origin[1] if origin else f"{name}.sources", wiring.pin)
+    key = origin[1] if origin else f"{name}.sources"
+    return Node(name, found, params, run, needs, wiring.sources, key, wiring.pin, assumed, tuple(derived))
+
+
+def _said_of(name: str, raw: Mapping[str, Any], said: Set[str]) -> set[str]:
+    """A stage's params that the command line sets, by their own key or by the one they are taken from (`model: ${model}`)."""
+    origins = {f"{name}.": ""} | {f"{value[2:-1]}.": f"{key}." for key, value in raw.items() if re.fullmatch(r"\$\{\w+\}", str(value))}
+    return {own + key.removeprefix(origin) for key in said for origin, own in origins.items() if key.startswith(origin)}
 
 
 def _require_roles(name: str, found: Stage, needs: Mapping[str, str]) -> None:

@@ -24,6 +24,10 @@ class UserError(Exception):
     """Something a user can mend. Its message is one line (what, where, what to do); the command line prints it bare."""
 
 
+class PlanOnly(UserError):
+    """What can be planned and not be run: `plan` goes on, a run ends with the message."""
+
+
 def mendable(error: BaseException) -> str | None:
     """The line that tells a user what to mend: a UserError's, or that of a refusal by the disk. None for a bug."""
     if isinstance(error, UserError):

@@ -18,7 +18,7 @@ from msgspec import Meta
 from pipeline.config import Config, Node, Settings, dataclass_of, imported, load, register_resolvers, settings_type
 from pipeline.stage import Stage
 
-HIDDEN = ("command", "recipe_name", "sweep_job", "source", "cluster", "model", "stages", "commands")
+HIDDEN = ("command", "recipe_name", "sweep_job", "source", "cluster", "model", "planning", "stages", "commands")
 BOUNDS = (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
 HEADER = ("key", "type", "default", "what it is")
 INTRODUCTION = """\
@@ -51,6 +51,7 @@ def reference() -> str:
         "## Stages\n",
         *(line for stage in stages for line in _stage(stage)),
         *_runs(stages),
+        *_assumptions(stages),
         *_commands(values[0]["commands"]),
         *_recipes(recipes),
     ]
@@ -135,6 +136,16 @@ def _runs(stages: Iterable[Stage]) -> Iterator[str]:
         yield ""
 
 
+def _assumptions(stages: Iterable[Stage]) -> Iterator[str]:
+    """What plans assume, once for each kind of assumptions."""
+    kinds = dict.fromkeys(stage.assumes for stage in stages if stage.assumes)
+    yield f"## What plans assume ({', '.join(f'`planning={name}`' for name in options('planning'))})\n"
+    for kind in kinds:
+        yield f"{_summary(kind)}\n"
+        yield from _table(HEADER, rows(kind, prefix="planning."))
+        yield ""
+
+
 def _commands(commands: Mapping[str, str]) -> Iterator[str]:
     yield "## Commands with settings\n"
     for name, dotted in commands.items():
@@ -212,6 +223,8 @@ def type_words(hint: Any) -> str:
         return f"[{', '.join(map(type_words, arguments))}]" if fixed else f"list of {type_words(arguments[0])}"
     if origin in (dict, Mapping):
         return "mapping"
+    if dataclasses.is_dataclass(hint):
+        return "{" + ", ".join(field.name for field in dataclasses.fields(hint)) + "}"
     return {int: "integer", float: "number", str: "text", bool: "true or false"}[hint]
 
 

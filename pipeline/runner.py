@@ -104,6 +104,8 @@ def _build(survey: Survey, node: Node, progress: Progress) -> None:
         storage.create(directory / "spec.json", json.dumps(status.spec, indent=1, sort_keys=True, ensure_ascii=False).encode())
         why = "forced" if forced else "; ".join(map(str, status.why[:3]))
         progress.event("start", why=why, fingerprint=status.fingerprint)
+        for line in node.derived:
+            progress.event("note", text=line)
         _build_leased(survey, node, status, lease, progress)
     finally:
         lease.release()

@@ -185,7 +185,9 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     import ray
     from ray.exceptions import OutOfMemoryError, RayError, RayTaskError, WorkerCrashedError
 
-    run = ctx.run
+    from pipeline.stage import MapRun
+
+    run: MapRun = ctx.run if isinstance(ctx.run, MapRun) else MapRun()  # a stage whose own work is something else maps as others do
     _require_room(ctx.stage.name, run, ray.cluster_resources())
     remote = ray.remote(compute).options
     options: dict[str, Any] = {

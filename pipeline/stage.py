@@ -24,7 +24,7 @@ from __future__ import annotations
 import inspect
 import os
 import typing
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, is_dataclass
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
@@ -32,7 +32,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from pipeline.errors import UserError
+from pipeline.errors import PlanOnly, UserError
 from pipeline.files import File
 from pipeline.lease import Fence
 from pipeline.progress import Progress
@@ -40,8 +40,8 @@ from pipeline.store import Artifact
 from pipeline.trajectory import Checkpoint, Trajectory
 
 __all__ = [
-    "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Progress", "Shard", "ShardResult",
-    "Stage", "StageContext", "Trajectory", "Unit", "UserError", "joined", "stage", "stem", "units_of",
+    "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Outlook", "PlanOnly", "Progress", "Shard",
+    "ShardResult", "Stage", "StageContext", "Trajectory", "Unit", "Upstream", "UserError", "joined", "stage", "stem", "units_of",
 ]  # fmt: skip
 
 Metrics = Mapping[str, Any]  # plain JSON values, by name
@@ -246,8 +246,34 @@ class StageContext:
         self.errors += mapped.errors
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a stage will need, worked out before anything is there.
+
+    figures  plain JSON: further keys of the stage's entry in `plan format=json`
+    lines    the same for people, few
+    seconds  how long it will take; None: what `plan` knows otherwise
+    hands    what the outlooks of the stages that read this one may need, a model's shape for example
+    """
+
+    figures: Mapping[str, Any]
+    lines: tuple[str, ...] = ()
+    seconds: float | None = None
+    hands: Any = None
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What an outlook knows of an input that may not be there yet: its stage's params, and what that one's outlook hands on."""
+
+    params: Any
+    hands: Any = None
+
+
 ANY = "*"
 Check = Callable[[str, Any, Any, Sequence[str], Mapping[str, Collection[str]]], None]
+Resolve = Callable[[Any, Set[str]], tuple[Any, Sequence[str]]]
+Plan = Callable[[Any, Any, Any, Mapping[str, Upstream], Sequence[Mapping[str, Any]]], Outlook | None]
 
 
 @dataclass(frozen=True)
@@ -264,6 +290,9 @@ class Stage:
     extendable: tuple[str, ...] = ()
     needs: tuple[str, ...] = (ANY,)
     check: Check | None = None
+    resolve: Resolve | None = None
+    plan: Plan | None = None
+    assumes: type | None = None
 
     def __call__(self, ctx: StageContext, params: Any) -> Metrics:
         return self.function(ctx, params)
@@ -278,6 +307,9 @@ def stage(
     extendable: tuple[str, ...] = (),
     needs: tuple[str, ...] = (ANY,),
     check: Check | None = None,
+    resolve: Resolve | None = None,
+    plan: Plan | None = None,
+    assumes: type | None = None,
 ) -> Callable[[Callable[[StageContext, Any], Metrics]], Stage]:
     """Declare a stage.
 
@@ -288,7 +320,13 @@ def stage(
     extendable  params that may grow without leaving the trajectory of checkpoints (`max_steps`)
     needs       roles it reads; one that ends in `?` may be absent, `*` allows any others
     check       called before anything starts with the stage's name in the recipe, params, run settings, the names of its sources and
-                the roles of its needs, each with the roles of the stage that it names; raises UserError
+                the roles of its needs, each with the roles of the stage that it names; raises UserError,
+                or PlanOnly where a plan can still be made
+    resolve     called with the params and the keys that the command line sets: gives the params with those filled in that follow from
+                others, and a line for each; what comes out is the identity
+    plan        called by `plan` with params, run settings, assumptions, inputs by role and the manifests of this stage's artifacts;
+                gives an Outlook
+    assumes     dataclass of the assumptions, set under `planning`; never identity
     """
 
     def declare(function: Callable[[StageContext, Any], Metrics]) -> Stage:
@@ -297,6 +335,6 @@ def stage(
         params = hints.get(names[1]) if len(names) == 2 else None
         if params is None or not is_dataclass(params) or not params.__dataclass_params__.frozen:  # type: ignore[union-attr]
             raise TypeError(f"stage {function.__name__}: its second argument must be typed with a frozen dataclass, its params")
-        return Stage(function.__name__, version, function, params, run, reads, keeps, extendable, needs, check)
+        return Stage(function.__name__, version, function, params, run, reads, keeps, extendable, needs, check, resolve, plan, assumes)
 
     return declare

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from pipeline.config import Config, Node
-from pipeline.errors import UserError
+from pipeline.errors import PlanOnly, UserError
 from pipeline.files import File
 from pipeline.identity import fingerprint, identity_of_params
 from pipeline.lease import holder
@@ -69,7 +69,11 @@ class Survey:
             if node.stage.check is not None and node.pin is None and node.name in self.closure:
                 sources = [file.name for file in self._found.get(node.name, ())]
                 roles = {role: self._roles(upstream) for role, upstream in node.needs.items()}
-                node.stage.check(node.name, node.params, node.run, sources, roles)
+                try:
+                    node.stage.check(node.name, node.params, node.run, sources, roles)
+                except PlanOnly:
+                    if hash_sources:  # a run is about to begin
+                        raise
 
     def look(self, node: Node) -> Status:
         """The state of one stage now, given the states of those before it."""

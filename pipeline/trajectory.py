@@ -109,6 +109,11 @@ class Trajectory:
             if older and not (folder / "COMPLETE").exists():
                 self._remove(folder)
 
+    @property
+    def stop_request(self) -> Path:
+        """The file by whose existence the driver asks its ranks for a checkpoint and an end."""
+        return Path(self.directory, f"stop.{self.fingerprint}.{self.fence.epoch}")
+
     def scratch(self) -> str:
         """The private folder for what a launch needs for a while, made if need be; the same for all its ranks. It removes it itself."""
         folder = Path(self.directory, f"scratch.{self.fingerprint}.{self.fence.epoch}")

@@ -27,14 +27,20 @@ if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
 
+Schedule = Annotated[
+    Literal["constant", "cosine", "wsd", "1-sqrt"],
+    Meta(description="wsd, 1-sqrt: constant, then at the end a decay, linear or as 1 - the root of its time (arXiv:2405.18392)"),
+]
+
+
 @dataclass(frozen=True)
 class Optimization:
     """AdamW (arXiv:1711.05101) with warm-up and a schedule. Part of a training's identity."""
 
     lr: Annotated[float, Meta(gt=0, le=1, description="peak learning rate")] = 3e-3
-    schedule: Annotated[Literal["constant", "cosine", "wsd"], Meta(description="wsd: constant, then linear decay at the end")] = "cosine"
+    schedule: Schedule = "cosine"
     warmup_steps: Annotated[int, Meta(ge=0, description="steps of linear warm-up")] = 20
-    decay: Annotated[float, Meta(gt=0, le=1, description="wsd: share of the steps that decay")] = 0.2
+    decay: Annotated[float, Meta(gt=0, le=1, description="wsd, 1-sqrt: share of the steps that decay")] = 0.2
     final_lr: Annotated[float, Meta(ge=0, le=1, description="learning rate at the end, as a share of the peak")] = 0.1
     betas: Annotated[tuple[float, float], Meta(description="decay rates of AdamW's two moments")] = (0.9, 0.95)
     eps: Annotated[float, Meta(gt=0)] = 1e-8
@@ -51,7 +57,7 @@ class Optimization:
         match self.schedule:
             case "constant":
                 return total
-            case "wsd":
+            case "wsd" | "1-sqrt":
                 return math.floor(total * (1 - self.decay))
             case "cosine":
                 return min(self.warmup_steps, total)
@@ -68,6 +74,8 @@ class Optimization:
                 share = 1.0
             case "wsd":
                 share = 1 - (1 - self.final_lr) * done
+            case "1-sqrt":
+                share = 1 - (1 - self.final_lr) * math.sqrt(done)
             case "cosine":
                 share = self.final_lr + (1 - self.final_lr) * (1 + math.cos(math.pi * done)) / 2
         return self.lr * share
@@ -83,8 +91,13 @@ class TrainRun:
     cpus_per_worker: Annotated[float, Meta(gt=0, description="CPUs reserved for a rank")] = 1.0
     gpus_per_worker: Annotated[int, Meta(ge=0, le=1, description="GPUs of a rank")] = 0
     threads: Annotated[int, Meta(ge=1, description="threads of a rank's matrix products")] = 1
-    checkpoint_every: Annotated[int, Meta(ge=1, description="steps between checkpoints")] = 50
+    checkpoint_every: Annotated[int, Meta(ge=1, description="steps between checkpoints; the last two are kept")] = 50
+    keep_every: Annotated[int, Meta(ge=0, description="steps between checkpoints that are kept for good; 0: none is")] = 0
     restarts: Annotated[int, Meta(ge=0, description="restarts of all ranks after one was lost")] = 2
+    tensorboard: Annotated[bool, Meta(description="write the numbers for TensorBoard, too, beside the checkpoints")] = False
+    wandb: Annotated[str, Meta(description="project of Weights & Biases that gets the numbers, too; empty: none")] = ""
+    show_every: Annotated[int, Meta(ge=0, description="steps between texts that the model writes to be read; 0: none")] = 0
+    profile_step: Annotated[int, Meta(ge=0, description="step of which every rank writes a profile; 0: none")] = 0
     deterministic: Annotated[bool, Meta(description="refuse GPU operations whose result varies from run to run")] = False
 
     @property
@@ -167,6 +180,11 @@ class Engine:
             state["step"] = state["step"].clone()
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay
+
+
+def size(module: nn.Module) -> int:
+    """Its parameters, whatever their sharding."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
 
 
 def full_state(model: Transformer) -> dict[str, Tensor]:

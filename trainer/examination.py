@@ -59,14 +59,13 @@ def bits_per_byte(model: Transformer, end_id: int, shard: Shard) -> float:
     """Over the held-out documents of the side inputs `corpus/validation/…`, whose tables are `corpus/index/…`."""
     import torch
 
+    from trainer.data.corpus import Corpus
     from trainer.loop import Place
     from trainer.tasks.language_model import Pretraining
 
-    held_out = side_files(shard, "corpus/validation/")
+    corpus = Corpus("corpus", (), side_files(shard, "corpus/validation/"), side_files(shard, "corpus/index/"))
     task = Pretraining(
-        train=held_out,  # is opened, but no row of it is asked for
-        validation=held_out,
-        tables=side_files(shard, "corpus/index/"),
+        corpora=(corpus,),
         end_id=end_id,
         sequence_length=shard.params.sequence_length,
         rows_per_step=1,

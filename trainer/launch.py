@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +67,8 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
     training = Training(task, plan, settings, run, model, ctx.path(WEIGHTS), inputs, ctx.trajectory, ctx.fence, ctx.progress)
     if run.workers == 0:
         join_alone()
-        return train_rank(training)
+        with stopping_at_a_checkpoint(training):
+            return train_rank(training)
     ctx.connect()
     return train_on_ray(training, f"{ctx.stage.name}-{ctx.fingerprint[:16]}-{ctx.fence.epoch}")
 
@@ -90,6 +94,7 @@ def train_rank(training: Training) -> dict[str, Any]:
         "best_step": outcome.state.best_step,
         "history": outcome.state.history,
         "totals": outcome.state.totals,
+        "skipped": outcome.state.skipped,
         "throughput": rates,
     }
 
@@ -142,7 +147,8 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                 torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
             )
             try:
-                return dict(trainer.fit().return_value)
+                with stopping_at_a_checkpoint(training):
+                    return dict(trainer.fit().return_value)
             except WorkerGroupError as error:
                 training.fence.check()
                 cause = _cause(error.worker_failures)
@@ -156,6 +162,37 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                     ) from None
                 failures += 1
                 training.progress.event("note", text=f"ranks lost ({reason:.120}); restart {failures} of {run.restarts}")
+
+
+@contextmanager
+def stopping_at_a_checkpoint(training: Training) -> Iterator[None]:
+    """Meanwhile SIGTERM, which a node gets that is about to go, ends the training after its next step and a checkpoint of it; a second
+    one ends it at once. Then whoever handled the signal before is called."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    request = training.trajectory.stop_request
+    before = signal.getsignal(signal.SIGTERM)
+    received = threading.Event()
+
+    def ask(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, before)
+        received.set()
+        request.touch()
+
+    signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    except Exception:
+        if not received.is_set():  # else the ranks ended as they were asked to
+            raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        request.unlink(missing_ok=True)
+        if received.is_set():
+            if callable(before):
+                before(signal.SIGTERM, None)
+            raise KeyboardInterrupt
 
 
 def _cause(failures: Mapping[int, Exception]) -> Exception:

@@ -8,11 +8,11 @@ cut into micro-batches and dealt to ranks.
 from __future__ import annotations
 
 import hashlib
-import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -20,7 +20,10 @@ from torch import Tensor, nn
 
 from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer import checkpoint
-from trainer.engine import Engine, Optimization, TrainRun, full_state
+from trainer.engine import Engine, Optimization, TrainRun, full_state, gathered, size
+from trainer.guard import WINDOW, Guard
+from trainer.guard import problem as guard_problem
+from trainer.seeing import Seen
 
 if TYPE_CHECKING:
     from pipeline.stage import Progress
@@ -47,28 +50,54 @@ class Place:
     micro_batch: int  # rows
 
 
-class Task(Protocol):
+class Task(ABC):
     """What a training does. It is pickled, sent to every rank and started there; it holds paths, not data.
 
-    The batch of a step must follow from the step's number (and the weights, where the model itself makes the data), so that
-    a resumed training is the uninterrupted one.
+    The batch of a step must follow from the step's number and the samples that are skipped (and the weights, where the model itself
+    makes the data), so that a resumed training is the uninterrupted one.
     """
 
+    @abstractmethod
     def start(self, place: Place, model: Transformer) -> None:
         """Open what is needed. `model` has the weights the training begins with, also when it is about to resume."""
 
+    @abstractmethod
     def micro_batches(self, step: int, model: Transformer) -> Sequence[Any]:
         """This rank's share of the step's batch, at least one. `model` is live and whole, except at ZeRO stage 3, where it
         is whole only inside `engine.gathered(model)`."""
 
+    @abstractmethod
     def validation_batches(self) -> Sequence[Any]:
         """The whole validation set, the same list on every rank; empty where there is none. The loop deals it out."""
 
+    @abstractmethod
     def counts(self, batch: Any) -> Mapping[str, float]:
         """The batch's denominators by name; the same names for every batch."""
 
+    @abstractmethod
     def terms(self, model: Transformer, batch: Any) -> Mapping[str, Term]:
         """The batch's terms by name. Called inside the engine's forward pass, without gradients for validation."""
+
+    def sample_numbers(self, step: int) -> Sequence[int]:
+        """The numbers of the samples in the step's global batch; none where they cannot be skipped."""
+        return ()
+
+    def skip(self, samples: Sequence[int]) -> None:
+        """From now on these samples, and no others, belong to no batch; those that come before the first of them are unchanged."""
+        if samples:
+            raise NotImplementedError(f"{type(self).__name__} cannot skip samples")
+
+    def data_digest(self, steps: int, skipped: Sequence[int]) -> str:
+        """What the first `steps` batches follow from that may change with the length of the training."""
+        return ""
+
+    def position(self, step: int) -> Mapping[str, float]:
+        """How far the data are before this step, to be shown."""
+        return {}
+
+    def show(self, model: Transformer) -> str:
+        """Something the model writes, for people to read. Called on one rank with the whole model."""
+        return ""
 
 
 @dataclass(frozen=True)
@@ -77,12 +106,14 @@ class Plan:
 
     keep_best  name of a validation term: end with the weights that had its lowest value
     patience   stop after so many validations without a new lowest value; 0: never
+    guard      what counts as a bad step that is undone; None: only what is no number, and that ends the training
     """
 
     steps: int
     validate_every: int
     keep_best: str | None = None
     patience: int = 0
+    guard: Guard | None = None
 
 
 @dataclass
@@ -95,6 +126,12 @@ class State:
     totals: dict[str, float] = field(default_factory=dict)  # of every denominator, over the whole training
     best_step: int = 0
     best: float | None = None
+    recent: list[dict[str, float]] = field(default_factory=list)  # loss and norm of the last good steps, for the guard
+    skipped: list[dict[str, Any]] = field(default_factory=list)  # {"step", "reason", "samples"} of each step that was undone
+
+
+class Stopped(Exception):
+    """The driver asked for an end, and a checkpoint is written."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +183,7 @@ def train(
     first = loop.resume()
     known = dict(loop.state.totals)
     last = loop.run(first)
+    loop.seen.close()
     if plan.keep_best is not None and loop.state.best_step != last:
         loop.load_best()
     weights = full_state(model)
@@ -169,6 +207,7 @@ class _Loop:
         self.scored, self.task, self.plan, self.settings, self.run_settings = scored, scored.task, plan, settings, run
         self.inputs, self.trajectory, self.progress = dict(inputs), trajectory, progress
         self.engine = Engine(scored, settings, run, plan.steps)
+        self.seen = Seen(run, progress, trajectory.directory, plan.steps, 6.0 * size(scored), self.device)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.state = State()
         self.seconds = 0.0
@@ -176,37 +215,50 @@ class _Loop:
     def resume(self) -> int:
         """Load the newest checkpoint that fits; returns how many steps are done."""
         found = checkpoint.find(self.trajectory, self.fits, lambda damage: self.note(f"a checkpoint is passed over: {damage}"))
-        if found is None:
-            return 0
+        return 0 if found is None else self.load(found)
+
+    def load(self, found: Checkpoint) -> int:
+        """Go back, or on, to a checkpoint; returns how many steps are done."""
         if not self.form().items() <= found.facts.items():
             self.note(f"checkpoint of step {found.step}: from {_cut(found.facts)} to {_cut(self.form())}")
         checkpoint.load(self.engine, found, self.trajectory, self.form())
         self.state = State(**found.facts["state"])
+        self.task.skip(self.skipped)
         return found.step
 
     def run(self, first: int) -> int:
         """Train from step `first` to the end; returns how many steps were trained in all."""
-        if first == 0:
+        done, saved = first, first
+        if done == 0:
             self.validate(0)
-        last = self.plan.steps
-        for step in range(first, self.plan.steps):
-            if self.stopped():
-                last = step
-                break
+        while done < self.plan.steps and not self.stopped():
             begun = time.monotonic()
-            self.step(step)
-            self.seconds += time.monotonic() - begun
-            done = step + 1
+            with self.seen.profiled(done):
+                problem, values, tokens = self.step(done)
+            seconds = time.monotonic() - begun
+            self.seconds += seconds
+            if problem is not None:
+                done = saved = self.undo(done, problem)
+                continue
+            step, done = done, done + 1
+            self.seen.step(done, seconds, {**values, "lr": self.settings.lr_at(step, self.plan.steps), **self.task.position(step)}, tokens)
             if done % self.plan.validate_every == 0:
                 self.validate(done)
-            if self.worth_saving(done):
+            if self.run_settings.show_every and done % self.run_settings.show_every == 0:
+                self.show(done)
+            asked = self.asked_to_stop()
+            if asked or self.worth_saving(done):
                 self.save(done)
-        if self.state.history[-1]["step"] != last:
+                saved = done
+            if asked:
+                raise Stopped(f"step {saved}")
+        if self.state.history[-1]["step"] != done:
             # not part of any checkpoint: a longer training does not validate here
-            self.validate(last)
-        return last
+            self.validate(done)
+        return done
 
-    def step(self, step: int) -> None:
+    def step(self, step: int) -> tuple[str | None, dict[str, float], float]:
+        """One step; returns what was wrong with it, if anything, its values, and its tokens. What was wrong is no part of the state."""
         shared, denominators = self.share(list(self.task.micro_batches(step, self.scored.model)))
         sums: dict[str, tuple[float, str]] = {}
         norm = 0.0
@@ -218,15 +270,47 @@ class _Loop:
                 _add(sums, terms, counted)
             norm = self.engine.step(step)
         means = self.means(sums, denominators)
-        for name, value in means.items():
-            if not math.isfinite(value + norm):
-                raise UserError(f"step {step + 1}: {name} is {value} and the gradient's norm {norm}; lower lr or raise warmup_steps")
-            self.state.sums[name] = self.state.sums.get(name, 0.0) + value
-        for name, value in denominators.items():
-            self.state.totals[name] = self.state.totals.get(name, 0.0) + value
-        self.state.summed += 1
-        if self.rank == 0:
-            self.progress(step + 1, self.plan.steps, **means, norm=norm, lr=self.settings.lr_at(step, self.plan.steps))
+        values = {**means, "norm": self.summed({"norm": norm / self.world})["norm"]}  # the same on all ranks, who decide on it
+        guard = self.plan.guard
+        problem = guard_problem(values, self.state.recent, guard.deviations if guard else 0.0)
+        if problem is None:
+            if guard is not None:
+                self.state.recent = [*self.state.recent, values][-WINDOW:]
+            for name, value in means.items():
+                self.state.sums[name] = self.state.sums.get(name, 0.0) + value
+            for name, value in denominators.items():
+                self.state.totals[name] = self.state.totals.get(name, 0.0) + value
+            self.state.summed += 1
+        return problem, values, denominators.get("tokens", 0.0)
+
+    def undo(self, step: int, problem: str) -> int:
+        """Go back to the newest checkpoint and leave out the samples of this step for good; returns how many steps are done.
+
+        After a crash the same happens again, as it follows from the checkpoint: nothing needs to be written down here.
+        """
+        samples = list(self.task.sample_numbers(step))
+        skipped = [*self.state.skipped, {"step": step + 1, "reason": problem, "samples": samples}]
+        wrong = f"step {step + 1}: {problem}"
+        if self.plan.guard is None or not samples:
+            raise UserError(f"{wrong}; lower lr or raise warmup_steps")
+        if len(skipped) > self.plan.guard.rollbacks:
+            raise UserError(f"{wrong}, after {len(skipped) - 1} bad steps were undone; lower lr, or raise guard.rollbacks")
+        found = checkpoint.find(self.trajectory, self.fits, self.note)
+        if found is None:
+            raise UserError(f"{wrong}, and no checkpoint to go back to; lower lr, raise warmup_steps, or lower run.checkpoint_every")
+        done = self.load(found)
+        self.state.skipped = skipped
+        self.task.skip(self.skipped)
+        self.note(f"{wrong}; back to step {done}, samples {min(samples):,} to {max(samples):,} are skipped")
+        return done
+
+    @property
+    def skipped(self) -> list[int]:
+        """The numbers of all samples that are left out."""
+        return sorted({sample for undone in self.state.skipped for sample in undone["samples"]})
+
+    def asked_to_stop(self) -> bool:
+        return bool(self.summed({"asked": float(self.rank == 0 and self.trajectory.stop_request.exists())})["asked"])
 
     def validate(self, step: int) -> None:
         batches = list(self.task.validation_batches())
@@ -246,8 +330,15 @@ class _Loop:
         trained = {name: total / self.state.summed for name, total in self.state.sums.items()}
         self.state.history.append({"step": step, "train": trained, "validation": found})
         self.state.sums, self.state.summed = {}, 0
+        self.seen.validation(step, found)
         if step and self.plan.keep_best is not None and (self.state.best is None or found[self.plan.keep_best] < self.state.best):
             self.state.best, self.state.best_step = found[self.plan.keep_best], step
+
+    def show(self, step: int) -> None:
+        """Let people see what the model writes. Nothing here touches the training's random numbers."""
+        self.scored.eval()
+        with gathered(self.scored.model), torch.no_grad():
+            self.seen.text(step, self.task.show(self.scored.model) if self.rank == 0 else "")
 
     def stopped(self) -> bool:
         """Whether the last `patience` validations brought nothing better than the best."""
@@ -284,18 +375,25 @@ class _Loop:
         return dict(zip(values, tensor.tolist(), strict=True))
 
     def worth_saving(self, done: int) -> bool:
-        return (
+        return bool(
             done == self.plan.steps
             or done % self.run_settings.checkpoint_every == 0
+            or (self.run_settings.keep_every and done % self.run_settings.keep_every == 0)
             or done == self.settings.stable_steps(self.plan.steps)
             or (self.plan.keep_best is not None and done == self.state.best_step)
         )
 
     def save(self, done: int) -> None:
-        facts = {**self.form(), "inputs": self.inputs, "lr_digest": self.lr_digest(done), "state": asdict(self.state)}
-        # a longer training branches off where the learning rate begins to fall
-        keep = [step for step in (self.state.best_step, self.settings.stable_steps(self.plan.steps)) if 0 < step <= done]
-        checkpoint.save(self.engine, self.trajectory, done, facts, keep)
+        digests = {"lr_digest": self.lr_digest(done), "data_digest": self.task.data_digest(done, self.skipped)}
+        facts = {**self.form(), "inputs": self.inputs, **digests, "state": asdict(self.state)}
+        checkpoint.save(self.engine, self.trajectory, done, facts, self.kept(done))
+
+    def kept(self, done: int) -> list[int]:
+        """The steps whose checkpoints stay beside the newest: the best, each so many, and where the learning rate begins to fall,
+        since there a longer training branches off."""
+        run = self.run_settings
+        each = range(run.keep_every, done + 1, run.keep_every) if run.keep_every else ()
+        return [step for step in (self.state.best_step, self.settings.stable_steps(self.plan.steps), *each) if 0 < step <= done]
 
     def form(self) -> dict[str, int]:
         return checkpoint.form(self.world, self.run_settings.zero)
@@ -309,6 +407,9 @@ class _Loop:
             self.note(f"checkpoint of step {found.step} was saved by {_cut(found.facts)}; set aside, now it is {_cut(self.form())}")
             return False
         if found.step > self.plan.steps or found.facts["lr_digest"] != self.lr_digest(found.step):
+            return False
+        skipped = [sample for undone in found.facts["state"]["skipped"] for sample in undone["samples"]]
+        if found.facts["data_digest"] != self.task.data_digest(found.step, skipped):
             return False
         best = found.facts["state"]["best_step"]
         return best in (0, found.step) or self.trajectory.latest(lambda other: self.readable_at(other, best)) is not None

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice, pairwise
+from math import floor
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from pipeline.stage import Artifact, Metrics, StageContext, Unit, UserError, stage, stem
-from trainer.engine import Optimization, TrainRun, preflight
+from pipeline.stage import Metrics, PlanOnly, StageContext, Unit, UserError, stage, stem
+from trainer.depth import from_depth
+from trainer.engine import Optimization, Schedule, TrainRun, preflight
+from trainer.guard import Guard
 from trainer.model.config import ModelConfig
+from trainer.outlook import plan_alignment, plan_fine_tuning, plan_pretraining
+from trainer.planning import Assumptions, count_parameters
 
 if TYPE_CHECKING:
     from data_prep.tokenizer import Tokenizer
-    from trainer.tasks.language_model import Corpus
+    from trainer.data.corpus import Corpus
+    from trainer.data.mixture import Mixture
 
 Seed = Annotated[int, Meta(ge=0, lt=2**62, description="of everything random: weights, order of the data, sampling")]
+
+
+Weights = dict[str, Annotated[float, Meta(ge=0)]]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Other weights of the corpora, from a step on."""
+
+    begin: Annotated[float, Meta(gt=0, lt=1, description="share of max_steps that come before")]
+    mixture: Annotated[Weights, Meta(description="role of a corpus: its share of the tokens; not named: none")]
 
 
 @dataclass(frozen=True)
@@ -28,11 +46,29 @@ class PretrainParams(Optimization):
     batch_tokens: Annotated[int, Meta(ge=8, description="tokens of a step, over all ranks")] = 8192
     max_steps: Annotated[int, Meta(ge=1, description="steps of the optimizer")] = 150
     validate_every: Annotated[int, Meta(ge=1, description="steps between validations")] = 50
-    validation_tokens: Annotated[int, Meta(ge=1, description="held-out tokens of a validation, rounded up to whole documents")] = 32_768
+    validation_tokens: Annotated[
+        int, Meta(ge=0, description="held-out tokens of each corpus for a validation, rounded up to whole documents; 0: no validation")
+    ] = 32_768
+    packing: Annotated[
+        Literal["concatenate", "best_fit"],
+        Meta(
+            description="concatenate: documents end to end, cut where a row ends; best_fit: none is cut that fits into a row, "
+            "what stays free is padding"
+        ),
+    ] = field(default="concatenate", metadata={"absent": "concatenate"})
     mixture: Annotated[
-        dict[str, Annotated[float, Meta(gt=0)]],
-        Meta(description="role of a corpus: its share of the tokens; empty: the documents of all corpora mixed as one"),
+        Weights,
+        Meta(
+            description="role of a corpus: its share of the tokens; not named, or 0: only validated on; "
+            "empty: the documents of all corpora mixed as one"
+        ),
     ] = field(default_factory=dict, metadata={"absent": {}})
+    phases: Annotated[tuple[Phase, ...], Meta(description="from a share of max_steps on another mixture, in order")] = field(
+        default=(), metadata={"absent": ()}
+    )
+    guard: Annotated[Guard, Meta(description="what is done about a step that goes wrong")] = field(
+        default_factory=Guard, metadata={"absent": Guard(deviations=0.0, rollbacks=0)}
+    )
     max_epochs: Annotated[
         dict[str, Annotated[float, Meta(gt=0)]],
         Meta(description="role of a corpus: how often it may be repeated; then it leaves the mixture. Not named: no limit"),
@@ -41,7 +77,7 @@ class PretrainParams(Optimization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_tokens % self.sequence_length:
+        if self.batch_tokens % self.sequence_length and not self.model.depth:
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is no multiple of sequence_length {self.sequence_length}; change one of them"
             )
@@ -50,18 +86,56 @@ class PretrainParams(Optimization):
                 f"sequence_length {self.sequence_length} exceeds model.max_position_embeddings {self.model.max_position_embeddings}; "
                 "raise the latter"
             )
+        for name, mixture in self.mixtures():
+            if (mixture or name != "mixture") and not any(mixture.values()):
+                raise ValueError(f"{name} gives weight to no corpus; give one more than 0")
+        steps = [0, *(step for step, _ in self.changes())]
+        for number, (before, step) in enumerate(pairwise(steps)):
+            if step <= before:
+                raise ValueError(
+                    f"phases.{number} begins with step {step} of {self.max_steps}, no later than what comes before it; "
+                    "order phases by begin, with a step or more between them"
+                )
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.batch_tokens // self.sequence_length
+
+    def mixtures(self) -> list[tuple[str, Weights]]:
+        """All weights, with the name under which they are set."""
+        return [("mixture", self.mixture), *((f"phases.{number}.mixture", phase.mixture) for number, phase in enumerate(self.phases))]
+
+    def changes(self) -> list[tuple[int, Weights]]:
+        """The steps before which the mixture changes, and to what."""
+        return [(floor(round(phase.begin * self.max_steps, 6)), phase.mixture) for phase in self.phases]
 
 
 def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
-    """Refuse a mixture of corpora that are not there before they are built."""
+    """Refuse a mixture of corpora that are not there, and ranks without a row, before the corpora are built."""
     preflight(name, params, run)
     corpora = sorted({*roles} - {"tokenizer"})
-    for key in ("mixture", "max_epochs"):
-        if unknown := sorted({*getattr(params, key)} - {*corpora}):
+    for key, values in (*params.mixtures(), ("max_epochs", params.max_epochs)):
+        if unknown := sorted({*values} - {*corpora}):
             raise UserError(f"{name}.{key}.{unknown[0]}: there is no such corpus in {name}.needs, which has {', '.join(corpora)}")
+    if not params.model.trainable:
+        raise PlanOnly(f"{name}.model.architecture={params.model.architecture}: can be planned, not trained; choose another model=")
+    if params.rows_per_step < run.world_size:
+        raise UserError(
+            f"{name}.batch_tokens={params.batch_tokens}: makes {params.rows_per_step} rows of sequence_length={params.sequence_length}, "
+            f"too few for {run.world_size} ranks; raise it to {run.world_size * params.sequence_length} or lower {name}.run.workers"
+        )
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("corpus", "tokenizer", "*"), check=check_pretraining)
+@stage(
+    version=1,
+    run=TrainRun,
+    extendable=("max_steps",),
+    needs=("corpus", "tokenizer", "*"),
+    check=check_pretraining,
+    resolve=from_depth,
+    plan=plan_pretraining,
+    assumes=Assumptions,
+)
 def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     """Train a base model on the next token of every document; publish it as a Hugging Face directory."""
     from data_prep.tokenizer import Tokenizer
@@ -69,59 +143,118 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     from trainer.loop import Plan
     from trainer.tasks.language_model import Pretraining
 
-    corpora = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
-    if not any(file.records for corpus in corpora.values() for file in corpus.select("train")):
-        raise UserError(f"needs.{', needs.'.join(corpora)}: no document to train on; look at what the stages before it rejected")
+    artifacts = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
+    if not any(file.records for artifact in artifacts.values() for file in artifact.select("train")):
+        raise UserError(f"needs.{', needs.'.join(artifacts)}: no document to train on; look at what the stages before it rejected")
     directory = ctx.inputs["tokenizer"].directory
     tokenizer = Tokenizer.load(directory)
-    config = params.model.resolved(tokenizer.vocab_size)
-    mixed, given = mixed_corpora(ctx, params, corpora)
+    try:
+        config = params.model.resolved(tokenizer.vocab_size)
+    except ValueError as error:
+        raise UserError(f"pretrain.model: {error}") from None
+    corpora = packed(ctx, params, sound_corpora(ctx, params, config.vocab_size))
+    mixture, given = mixed_corpora(params, corpora)
     task = Pretraining(
-        train=() if mixed else tuple(file for corpus in corpora.values() for file in corpus.select("train")),
-        corpora=mixed,
-        validation=tuple(file for corpus in corpora.values() for file in corpus.select("validation")),
-        tables=tuple(file for corpus in corpora.values() for file in corpus.select("index")),
+        corpora=corpora,
+        mixture=mixture,
         end_id=tokenizer.eos_id,
         sequence_length=params.sequence_length,
-        rows_per_step=params.batch_tokens // params.sequence_length,
+        rows_per_step=params.rows_per_step,
         validation_tokens=params.validation_tokens,
         seed=params.seed,
+        tokenizer=directory,
     )
-    plan = Plan(params.max_steps, params.validate_every)
+    plan = Plan(params.max_steps, params.validate_every, guard=params.guard)
     report = launch(ctx, task, plan, params, NewModel(config, params.seed))
     publish_model(ctx, config, params, directory, tokenizer, "Base model")
-    return {**training_metrics(report), **given}
+    return {**training_metrics(report), **given, "parameters": count_parameters(config).exact}
 
 
-def mixed_corpora(
-    ctx: StageContext, params: PretrainParams, artifacts: Mapping[str, Artifact]
-) -> tuple[tuple[Corpus, ...], dict[str, float]]:
-    """The corpora of a mixture, none where all are to be read as one; and what each gives to the training, for the manifest.
+def sound_corpora(ctx: StageContext, params: PretrainParams, vocab_size: int) -> tuple[Corpus, ...]:
+    """The corpora of the inputs, by role; those that no mixture gives weight have nothing to train on.
 
-    UserError for ids of another tokenizer, and more steps than the caps allow.
+    UserError for shards that are not as they were made, ids of another tokenizer, no tokens to train on, and none to validate on.
     """
     from data_prep.token_shards import count_tokens
-    from trainer.tasks.language_model import Corpus, mixture_of
+    from trainer.data.corpus import Corpus, require_ids, require_whole
 
-    for role, artifact in artifacts.items():
+    corpora = []
+    for role, artifact in ((role, ctx.inputs[role]) for role in sorted(ctx.inputs) if role != "tokenizer"):
+        where = f"pretrain.needs.{role}"
         made_with = artifact.manifest.get("inputs", {}).get("tokenizer", {}).get("digest")
         if made_with not in (None, ctx.inputs["tokenizer"].digest):
-            raise UserError(f"pretrain.needs.{role}: its ids are those of another tokenizer; tokenize it with the one of needs.tokenizer")
-    if not params.mixture and not params.max_epochs:
-        return (), {}
-    tokens = {role: count_tokens(artifact.select("train")) for role, artifact in artifacts.items() if role in (params.mixture or artifacts)}
-    weights = params.mixture or tokens
-    corpora = tuple(Corpus(artifacts[role].select("train"), weights[role], params.max_epochs.get(role)) for role in tokens)
-    rows_per_step = params.batch_tokens // params.sequence_length
-    mixture = mixture_of(corpora, params.sequence_length)
-    if mixture.rows is not None and mixture.rows < params.max_steps * rows_per_step:
-        steps = mixture.rows // rows_per_step
+            raise UserError(f"{where}: its ids are those of another tokenizer; tokenize it with the one of needs.tokenizer")
+        named = [mixture.get(role, 0.0) for _, mixture in params.mixtures() if mixture]
+        train = artifact.select("train") if any(named) or not params.mixture else ()
+        validation = artifact.select("validation") if params.validation_tokens else ()
+        require_whole((*train, *validation, *artifact.select("index")), where)
+        for split in (train, validation):
+            require_ids(split, vocab_size, where)
+        if train and not count_tokens(train):
+            raise UserError(f"{where}: its shards hold no token to train on; add text, or leave it out of pretrain.needs")
+        if params.validation_tokens and not count_tokens(validation):
+            raise UserError(
+                f"{where}: has no documents to validate on; raise {artifact.stage}.validation_fraction or set pretrain.validation_tokens=0"
+            )
+        corpora.append(Corpus(role, train, validation, artifact.select("index")))
+    if not any(corpus.train for corpus in corpora):
+        raise UserError("pretrain.needs: no corpus has training shards; give one that has")
+    return tuple(corpora)
+
+
+def packed(ctx: StageContext, params: PretrainParams, corpora: tuple[Corpus, ...]) -> tuple[Corpus, ...]:
+    """The corpora with the plans of their packing, made shard by shard; as they are where documents are laid end to end."""
+    from trainer.data.packing import PackParams, pack_shard
+
+    if params.packing == "concatenate":
+        return corpora
+    units = []
+    for corpus in corpora:
+        indexes = {file.name: file for file in corpus.train if file.name.endswith(".idx")}
+        for file in corpus.train:
+            if file.name.endswith(".bin"):
+                index = indexes[file.name.removesuffix(".bin") + ".idx"]  # a plan depends on lengths alone, which stand there
+                units.append(Unit(f"{corpus.role}-{stem(file.name)}", index.sha256, None, (file.path, index.path)))
+    plans = iter(ctx.map_shards(pack_shard, units, PackParams(params.sequence_length)).files)
+    return tuple(replace(corpus, plans=tuple(islice(plans, len(corpus.train) // 2))) for corpus in corpora)
+
+
+def mixed_corpora(params: PretrainParams, corpora: Sequence[Corpus]) -> tuple[Mixture | None, dict[str, float]]:
+    """The mixture of those corpora that are trained on, None where all are read as one; and for the manifest what each gives to the
+    training, and the share of padding in its rows.
+
+    UserError for weights that no mixture can hold, and more steps than the caps allow.
+    """
+    from trainer.data.mixture import Mixture
+
+    trained = [corpus for corpus in corpora if corpus.train]
+    length, rows = params.sequence_length, params.max_steps * params.rows_per_step
+    tokens = [corpus.tokens() for corpus in trained]
+    places = [corpus.places(length) for corpus in trained]
+    best_fit = params.packing == "best_fit"
+    if not params.mixture and not params.phases and not params.max_epochs:
+        return None, {"padding": round(1 - sum(tokens) / sum(places), 6)} if best_fit else {}
+
+    def weights(mixture: Weights) -> list[float]:
+        return [mixture.get(corpus.role, 0.0) for corpus in trained] if mixture else [float(number) for number in places]
+
+    limits = [params.max_epochs.get(corpus.role) for corpus in trained]
+    max_rows = [None if limit is None else int(limit * number / length) for limit, number in zip(limits, places, strict=True)]
+    changes = [(step * params.rows_per_step, weights(mixture)) for step, mixture in params.changes()]
+    try:
+        mixture = Mixture(weights(params.mixture), max_rows, changes)
+    except ValueError as error:
+        raise UserError(f"pretrain.mixture: {error}; raise that weight, or set it to 0") from None
+    if mixture.rows is not None and mixture.rows < rows:
+        steps = mixture.rows // params.rows_per_step
         raise UserError(f"pretrain.max_epochs allow {steps} steps, not max_steps={params.max_steps}: lower that, raise those, or add text")
     given: dict[str, float] = {}
-    for role, rows in zip(tokens, mixture.counts(params.max_steps * rows_per_step), strict=True):
-        given[f"{role}_tokens"] = rows * params.sequence_length
-        given[f"{role}_epochs"] = round(rows * params.sequence_length / tokens[role], 4) if tokens[role] else 0.0
-    return corpora, given
+    for corpus, number, held, whole in zip(trained, mixture.counts(rows), tokens, places, strict=True):
+        given[f"{corpus.role}_tokens"] = number * length * held // whole
+        given[f"{corpus.role}_epochs"] = round(number * length / whole, 4)
+        if best_fit:
+            given[f"{corpus.role}_padding"] = round(1 - held / whole, 6)
+    return mixture, given
 
 
 @dataclass(frozen=True)
@@ -152,7 +285,15 @@ def require_both_sets(name: str, files: Sequence[str]) -> None:
         raise UserError(f"{name}: needs conversations to train on and others whose file has 'validation' in its name; there are {there}")
 
 
-@stage(version=1, run=TrainRun, extendable=("max_steps",), needs=("model", "conversations?"), check=check_fine_tuning)
+@stage(
+    version=1,
+    run=TrainRun,
+    extendable=("max_steps",),
+    needs=("model", "conversations?"),
+    check=check_fine_tuning,
+    plan=plan_fine_tuning,
+    assumes=Assumptions,
+)
 def sft(ctx: StageContext, params: SftParams) -> Metrics:
     """Train a model to answer: only the assistant's turns and their end are trained."""
     from data_prep.tokenizer import Tokenizer
@@ -220,6 +361,8 @@ def training_metrics(report: Mapping[str, Any]) -> dict[str, Any]:
     metrics |= {name: value for entry in history[-1:] for name, value in entry["train"].items()}
     for label, entries in (("first", validated[:1]), ("last", validated[-1:])):
         metrics |= {f"{label}_validation_{name}": value for entry in entries for name, value in entry["validation"].items()}
+    if report["skipped"]:
+        metrics["skipped"] = report["skipped"]
     if report["best_step"]:
         metrics["best_step"] = report["best_step"]
         best = next(entry for entry in validated if entry["step"] == report["best_step"])
@@ -248,7 +391,7 @@ class DpoParams(Optimization):
             raise ValueError("preference_weight and nll_weight are both 0, which trains nothing; set one of them above 0")
 
 
-@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight)
+@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight, plan=plan_alignment, assumes=Assumptions)
 def dpo(ctx: StageContext, params: DpoParams) -> Metrics:
     """Train a model to prefer the chosen of two answers."""
     from data_prep.tokenizer import Tokenizer
@@ -279,7 +422,7 @@ class GrpoParams(Optimization):
     """A chat model that finds right answers more often: trained on its own, verified samples."""
 
     lr: Annotated[float, Meta(gt=0, le=1, description="peak learning rate")] = 1e-4
-    schedule: Annotated[Literal["constant", "cosine", "wsd"], Meta(description="wsd: constant, then linear decay at the end")] = "constant"
+    schedule: Schedule = "constant"
     warmup_steps: Annotated[int, Meta(ge=0, description="steps of linear warm-up")] = 10
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="of matrices; norms have none")] = 0.0
     batch: Annotated[int, Meta(ge=1, description="prompts of a step, over all ranks")] = 32
@@ -301,7 +444,7 @@ class GrpoParams(Optimization):
     seed: Seed = 0
 
 
-@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight)
+@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight, plan=plan_alignment, assumes=Assumptions)
 def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
     """Train a model by reinforcement on prompts whose answers can be checked; publish its rollouts beside it."""
     from data_prep.tokenizer import Tokenizer

@@ -75,9 +75,10 @@ def test_a_rank_that_dies_is_replaced_and_the_weights_are_the_same_bytes(tmp_pat
 
 def test_a_mistake_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(tmp_path: Path, own_ray: None) -> None:
     task = pretraining(tmp_path)
-    gone = replace(task.train[0], path=str(tmp_path / "gone.bin"))
+    first, *others = task.corpora[0].train
+    corpus = replace(task.corpora[0], train=(replace(first, path=str(tmp_path / "gone.bin")), *others))
     with pytest.raises(UserError, match=r"gone\.bin: cannot be opened"):
-        train_on_ray(training(tmp_path, replace(task, train=(gone, *task.train[1:])), "broken"), "broken")
+        train_on_ray(training(tmp_path, replace(task, corpora=(corpus,)), "broken"), "broken")
     assert not (tmp_path / "broken.jsonl").exists()  # no step, and no note of a restart
 
 

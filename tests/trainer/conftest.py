@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.worlds import pretraining, together, two_ranks_cases
+from tests.trainer.worlds import planted, pretraining, together, two_ranks_cases
 
 
 @pytest.fixture(scope="session")
@@ -13,5 +13,6 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What rank 0 of two found; see `two_ranks_cases`."""
     directory: Path = tmp_path_factory.mktemp("two-ranks")
     pretraining(directory)  # the ranks find the shards written
+    planted(directory)
     found: dict[str, Any] = together(2, directory, two_ranks_cases, str(directory))[0]
     return {**found, "directory": directory}

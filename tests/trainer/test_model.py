@@ -1,15 +1,26 @@
 """The transformer: isolation of packed documents, the key-value cache, chunked log-probabilities, its initialisation."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.config import ModelConfig
-from trainer.model.transformer import KeyValueCache, Transformer, document_positions
+from pipeline.identity import identity_of_params
+from trainer.model.attention import attend, block_mask, document_mask, document_positions
+from trainer.model.config import ModelConfig, RopeScaling
+from trainer.model.moe import balance_loss
+from trainer.model.output import ChunkedLogProbs, OutputLayer
+from trainer.model.transformer import KeyValueCache, Transformer
 
 TINY = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64).resolved(
     97
 )
+
+MIXED = replace(TINY, architecture="qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=16)
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 
 
 def tokens(*shape: int, seed: int = 0) -> Tensor:
@@ -95,6 +106,74 @@ def test_chunked_log_probs_and_their_gradients_equal_those_of_full_logits(temper
     torch.testing.assert_close(results[0], results[1])
 
 
+def test_log_probs_and_normalisers_have_the_gradients_of_their_definition() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = OutputLayer(5, 11, bias=False).double()
+    hidden = torch.randn(7, 5, dtype=torch.float64, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 11, (7,), generator=generator)
+
+    def scored(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        log_probs, normalisers = ChunkedLogProbs.apply(hidden, weight, targets, 0.7, 3)
+        return log_probs, normalisers.square()
+
+    assert torch.autograd.gradcheck(scored, (hidden, head.weight))
+    logits = head(hidden) / 0.7
+    torch.testing.assert_close(
+        scored(hidden, head.weight), (-F.cross_entropy(logits, targets, reduction="none"), logits.logsumexp(-1) ** 2)
+    )
+
+
+@pytest.mark.parametrize("config", [TINY, MIXED], ids=["dense", "experts"])
+def test_layers_computed_again_give_the_same_gradients_bit_for_bit(config: ModelConfig) -> None:
+    results = []
+    for kind in ("none", "layer"):
+        model = Transformer(config, seed=4)
+        model.set_recompute(kind)  # type: ignore[arg-type]
+        kept = 0
+
+        def count(tensor: Tensor) -> Tensor:
+            nonlocal kept
+            kept += tensor.numel()
+            return tensor
+
+        documents = torch.arange(24).expand(2, -1) // 7
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            hidden = model(tokens(2, 24), document_ids=documents)
+        loss = hidden.square().sum() + (balance_loss(model.routing) if model.routing else 0)
+        loss.backward()
+        results.append((kept, [parameter.grad for parameter in model.parameters() if parameter.grad is not None], model.routing))
+    assert results[1][0] < results[0][0] / 4
+    assert all(torch.equal(a, b) for a, b in zip(results[0][1], results[1][1], strict=True))
+    if config.num_experts:
+        assert torch.equal(results[0][2].tokens, results[1][2].tokens)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # meant for GPUs, exact here
+@pytest.mark.parametrize("heads", [4, 2, 1])
+def test_masks_by_blocks_attend_as_the_exact_ones_do(heads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, number, 200, 16) for number in (4, heads, heads)]
+    documents = torch.stack([torch.arange(200) // 37, torch.where(torch.arange(200) < 150, 0, -1)])
+    q, k, v = (torch.randn(shape, generator=generator) for shape in shapes)
+    torch.testing.assert_close(attend(q, k, v, block_mask(documents)), attend(q, k, v, document_mask(documents)), atol=1e-5, rtol=0)
+
+
+@pytest.mark.proof
+@pytest.mark.parametrize("config", [TINY, MIXED], ids=["dense", "experts"])
+def test_compiled_layers_give_the_same_loss_and_gradients(config: ModelConfig) -> None:
+    results = []
+    for compiled in (False, True):
+        model = Transformer(config, seed=4)
+        if compiled:
+            model.compile_layers()
+        hidden = model(tokens(2, 24), document_ids=torch.arange(24).expand(2, -1) // 7)
+        log_probs = model.log_probs(hidden.flatten(0, 1), tokens(48))
+        log_probs.sum().backward()
+        results.append((log_probs.detach(), [parameter.grad for parameter in model.parameters()]))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch.testing.assert_close(results[0], results[1], atol=1e-4, rtol=1e-4)
+
+
 def test_a_seed_decides_every_bit_and_depth_does_not_raise_the_scale() -> None:
     first, second = Transformer(TINY, seed=7).state_dict(), Transformer(TINY, seed=7).state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -111,10 +190,52 @@ def test_a_seed_decides_every_bit_and_depth_does_not_raise_the_scale() -> None:
     assert 0.5 < scales[1] / scales[0] < 2
 
 
-def test_sizes_that_cannot_work_are_refused() -> None:
-    with pytest.raises(ValueError, match="multiple"):
-        ModelConfig(hidden_size=100, num_attention_heads=3)
-    with pytest.raises(ValueError, match="num_key_value_heads"):
-        ModelConfig(num_attention_heads=4, num_key_value_heads=3)
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"hidden_size": 100, "num_attention_heads": 3}, "multiple"),
+        ({"num_attention_heads": 4, "num_key_value_heads": 3}, "num_key_value_heads"),
+        ({"architecture": "llama", "hidden_size": 100, "num_attention_heads": 3, "head_dim": 32}, "multiple"),
+        ({"architecture": "gpt2", "num_key_value_heads": 2}, "gpt2 has as many"),
+        ({"num_experts": 4}, "num_experts is no part of qwen3"),
+        ({"architecture": "qwen3_moe"}, "needs num_experts"),
+        ({"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 5}, "5 of 4 experts"),
+        ({"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2}, "needs moe_intermediate_size"),
+        ({**EXPERTS, "architecture": "qwen3_moe", "n_shared_experts": 1}, "n_shared_experts is no part of qwen3_moe"),
+        ({**EXPERTS, "architecture": "glm4_moe"}, "always has shared experts"),
+        ({**EXPERTS, "architecture": "glm4_moe", "n_shared_experts": 1, "first_k_dense_replace": 5}, "exceeds num_hidden_layers"),
+        ({**EXPERTS, "architecture": "glm4_moe", "n_shared_experts": 1, "n_group": 4, "topk_group": 2}, "groups must be equal"),
+        ({**EXPERTS, "architecture": "glm4_moe", "n_shared_experts": 1, "partial_rotary_factor": 0.1}, "no even width"),
+        ({"architecture": "llama", "attention_bias": True}, "attention_bias is no part of llama"),
+        ({"architecture": "gpt2", "rope_scaling": RopeScaling(rope_type="linear", factor=2)}, "rope_scaling is no part of gpt2"),
+    ],
+)
+def test_shapes_that_no_class_has_are_refused_with_the_mend(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        ModelConfig(**values)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_is_refused() -> None:
     with pytest.raises(ValueError, match="tokenizer"):
         ModelConfig(vocab_size=10).resolved(20)
+
+
+def test_contradictory_scalings_are_refused() -> None:
+    for values in ({"factor": 2.0}, {"rope_type": "linear", "beta_fast": 3.0}, {"rope_type": "llama3", "high_freq_factor": 1.0}):
+        with pytest.raises(ValueError, match="rope_scaling"):
+            RopeScaling(**values)  # type: ignore[arg-type]
+
+
+def test_families_that_are_only_planned_are_not_built() -> None:
+    for values in ({"architecture": "gpt2"}, {"architecture": "mixtral", "num_experts": 8, "num_experts_per_tok": 2}):
+        config = ModelConfig(**values).resolved(97)  # type: ignore[arg-type]
+        assert not config.trainable
+        with pytest.raises(ValueError, match="can be planned, not built"):
+            Transformer(config)
+
+
+def test_settings_that_came_later_leave_old_fingerprints_alone() -> None:
+    later = {"architecture", "rope_scaling", "num_experts", "attention_bias", "partial_rotary_factor"}
+    assert not later & set(identity_of_params(ModelConfig()))
+    assert later & set(identity_of_params(ModelConfig(architecture="llama"))) == {"architecture"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,7 +13,17 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from data_prep.token_shards import TokenShard
-from trainer.data.sample_index import IGNORED, SampleIndex, Segment, document_segments, keyed_permutation, pack, padded
+from trainer.data.sample_index import (
+    IGNORED,
+    SampleIndex,
+    Segment,
+    document_segments,
+    keyed_permutation,
+    keyed_places,
+    pack,
+    padded,
+    row_numbers,
+)
 
 END = 1
 
@@ -100,6 +111,34 @@ def test_a_keyed_permutation_holds_each_number_once(size: int, seed: int, epoch:
 def test_a_keyed_permutation_mixes() -> None:
     firsts = Counter(int(keyed_permutation(10, seed)[0]) for seed in range(2000))
     assert set(firsts) == set(range(10)) and max(firsts.values()) < 260
+
+
+@given(st.integers(1, 3_000), st.integers(0, 2**63), st.integers(0, 100), st.randoms())
+def test_places_of_a_permutation_can_be_asked_for_one_by_one(size: int, seed: int, epoch: int, random: Random) -> None:
+    order = keyed_places(np.arange(size), size, seed, epoch)
+    assert sorted(order.tolist()) == list(range(size))
+    asked = np.array(random.sample(range(size), min(size, 20)))
+    assert np.array_equal(keyed_places(asked, size, seed, epoch), order[asked])
+
+
+def test_places_of_a_permutation_mix() -> None:
+    firsts = Counter(int(keyed_places(np.array([0]), 10, seed)[0]) for seed in range(2000))
+    assert set(firsts) == set(range(10)) and max(firsts.values()) < 260
+    size = 10_000
+    order = keyed_places(np.arange(size), size, 5)
+    assert abs(np.corrcoef(np.arange(size), order)[0, 1]) < 0.05  # no trace of the first order
+    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.05
+
+
+@given(st.integers(1, 9), st.sets(st.integers(0, 120), max_size=40), st.integers(0, 12))
+def test_skipped_rows_are_in_no_batch_and_every_other_row_is_in_one(per_step: int, skipped: set[int], first: int) -> None:
+    ordered = sorted(skipped)
+    seen = [number for step in range(30) for number in row_numbers(step, per_step, ordered)]
+    assert seen == [number for number in range(seen[-1] + 1) if number not in skipped]
+    # a list that grows by later rows changes no earlier batch
+    earlier = [number for number in ordered if number <= seen[first * per_step]]
+    kept = sum(number < (earlier[-1] if earlier else 0) for number in seen) // per_step
+    assert all(row_numbers(step, per_step, earlier) == row_numbers(step, per_step, earlier[:-1]) for step in range(kept))
 
 
 @given(st.lists(st.integers(1, 50), max_size=40), st.integers(50, 80))

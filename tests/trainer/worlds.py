@@ -6,7 +6,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,10 @@ from pipeline.files import File
 from pipeline.lease import Fence
 from pipeline.progress import Progress
 from pipeline.trajectory import Trajectory
+from trainer.data.corpus import Corpus
+from trainer.data.sample_index import Rows
 from trainer.engine import Optimization, TrainRun
+from trainer.guard import Guard
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Plan, Task, train
 from trainer.model.config import ModelConfig
@@ -53,8 +56,42 @@ def write_shard(directory: Path, name: str, split: str, documents: int, seed: in
 def pretraining(directory: Path, kind: type[Pretraining] = Pretraining, **changes: Any) -> Pretraining:
     train_files = [file for number in range(2) for file in write_shard(directory, f"part-{number}", "train", 40, seed=number)[:2]]
     *held_out, table = write_shard(directory, "part-0", "validation", 12, seed=9)
-    values = {"end_id": END, "sequence_length": 24, "rows_per_step": 6, "validation_tokens": 200, "seed": 0}
-    return kind(train=tuple(train_files), validation=tuple(held_out), tables=(table,), **{**values, **changes})
+    corpora = (Corpus("corpus", tuple(train_files), tuple(held_out), (table,)),)
+    values = {"corpora": corpora, "end_id": END, "sequence_length": 24, "rows_per_step": 6, "validation_tokens": 200, "seed": 0}
+    return kind(**{**values, **changes})
+
+
+@dataclass
+class Planted(Pretraining):
+    """Documents that are easy to foresee; the rows that step `bad` would read are noise."""
+
+    bad: int = 91
+
+    def _read(self, numbers: Sequence[int]) -> Rows:
+        rows = super()._read(numbers)
+        noise = np.random.default_rng(0).integers(20, VOCABULARY, (len(self.bad_rows), self.sequence_length))
+        for place, number in enumerate(numbers):
+            if number in self.bad_rows:
+                rows.inputs[place] = rows.targets[place] = noise[number - self.bad_rows[0]]
+        return rows
+
+    @property
+    def bad_rows(self) -> range:
+        return range((self.bad - 1) * self.rows_per_step, self.bad * self.rows_per_step)
+
+
+def planted(directory: Path, kind: type[Planted] = Planted, **changes: Any) -> Planted:
+    path, table = directory / "train" / "planted.bin", directory / "index" / "planted.parquet"
+    if not table.exists():
+        path.parent.mkdir(parents=True)
+        table.parent.mkdir()
+        with TokenShardWriter(path, VOCABULARY) as writer:
+            for number in range(400):
+                writer.write([2 + number % 3] * 23 + [END])
+        write_index(table, [IndexRow(str(number), "train", 24, 69) for number in range(400)])
+    files = tuple(File.of(name.relative_to(directory).as_posix(), name) for name in (path, path.with_suffix(".idx")))
+    held_out = pretraining(directory, validation_tokens=0).corpora[0]
+    return kind((replace(held_out, train=files),), END, 24, 24, 0, seed=0, **changes)
 
 
 def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory:
@@ -150,7 +187,11 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
     for zero in range(4):
         elastic(folder, zero, steps=2)
     whole = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
-    return {"weights": weights, "exact": exact, "whole": whole, "events": (folder / "whole-fp32-1.jsonl").read_text()}
+    settings = Optimization(lr=1e-2, warmup_steps=5, schedule="constant")
+    undone = training(
+        folder, planted(folder), TrainRun(zero=2, checkpoint_every=10), name="planted", settings=settings, steps=92, guard=Guard()
+    ).state.skipped
+    return {"weights": weights, "exact": exact, "whole": whole, "undone": undone, "events": (folder / "whole-fp32-1.jsonl").read_text()}
 
 
 def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", **changes: Any) -> Outcome:

@@ -1,4 +1,4 @@
-"""Which corpus each row of a training comes from: weights, and caps on how often a corpus is repeated.
+"""Which corpus each row of a training comes from: weights, other weights from some row on, and caps on how often a corpus is repeated.
 
 Rows come in cycles. In a cycle every corpus has its share of rows, evenly spread, so that any stretch of the training has nearly the
 weights. A corpus whose cap is reached leaves; from that row on the others share by their weights. Which corpus a row comes from,
@@ -11,12 +11,14 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from hashlib import sha256
 from math import gcd
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trainer.data.sample_index import Rows, SampleIndex
+from trainer.data.sample_index import Rows
 
 CYCLE = 65_536  # rows of a cycle at most: a weight is right to this fraction
 
@@ -43,25 +45,31 @@ class _Phase:
 
 
 class Mixture:
-    """Where each row comes from. `rows` is how many there are before every cap is reached, None if there is no end."""
+    """Where each row comes from. `rows` is how many there are before the caps leave none to give, None if there is no end."""
 
-    def __init__(self, weights: Sequence[float], max_rows: Sequence[int | None]) -> None:
-        """For each corpus its weight, which need not add up to 1, and the rows it may give at most (None: any number).
+    def __init__(
+        self, weights: Sequence[float], max_rows: Sequence[int | None], changes: Sequence[tuple[int, Sequence[float]]] = ()
+    ) -> None:
+        """For each corpus its weight, which need not add up to 1, and the rows it may give at most (None: any number). `changes` are
+        rows, in ascending order and above 0, from which on other weights hold.
 
         Raises ValueError for a weight that is less than 1/65,536 of all, but not 0.
         """
         self._phases: list[_Phase] = []
         self._corpora = len(weights)
+        self._changes = [row for row, _ in changes]
         taken = np.zeros(len(weights), np.int64)
         start: int | None = 0
         while start is not None:
+            later = bisect_right(self._changes, start)
             left = [None if limit is None else limit - int(count) for limit, count in zip(max_rows, taken, strict=True)]
-            open_weights = [0.0 if rest == 0 else weight for weight, rest in zip(weights, left, strict=True)]
+            held = changes[later - 1][1] if later else weights
+            open_weights = [0.0 if rest == 0 else weight for weight, rest in zip(held, left, strict=True)]
             if not any(open_weights):
                 break
             phase = _phase(start, open_weights, taken)
             self._phases.append(phase)
-            start = _end(phase, left)
+            start = min((end for end in (_end(phase, left), *self._changes[later : later + 1]) if end is not None), default=None)
             taken = phase.counts(start) if start is not None else taken
         self.rows = start
         self._starts = [phase.start for phase in self._phases]
@@ -83,18 +91,41 @@ class Mixture:
         found: list[int] = self._phases[bisect_right(self._starts, rows - 1) - 1].counts(rows).tolist()
         return found
 
+    def phase(self, row: int) -> int:
+        """How often the weights have changed before this row, or with it."""
+        return bisect_right(self._changes, row)
 
-class MixedIndex:
-    """Rows of several sample indexes in the order of a mixture."""
+    def digest(self, rows: int) -> str:
+        """What the first `rows` rows follow from: they are the same in two mixtures where this is."""
+        told = [(phase.start, phase.per_cycle.tolist()) for phase in self._phases if phase.start < rows]
+        return sha256(repr(told).encode()).hexdigest()
 
-    def __init__(self, indexes: Sequence[SampleIndex], mixture: Mixture) -> None:
-        self._indexes, self._mixture = list(indexes), mixture
+
+class Index(Protocol):
+    """Rows by their number, epoch after epoch."""
+
+    @property
+    def rows_per_epoch(self) -> float:
+        """Rows until every token was a target once."""
 
     def rows(self, numbers: Sequence[int]) -> Rows:
         """The rows of these numbers, in the order given."""
-        places = map(self._mixture.place, numbers)
-        parts = [self._indexes[0].rows([]), *(self._indexes[corpus].rows([row]) for corpus, row in places)]
-        return Rows(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("inputs", "targets", "documents")))
+
+
+class MixedIndex:
+    """Rows of several indexes in the order of a mixture."""
+
+    def __init__(self, indexes: Sequence[Index], mixture: Mixture, length: int) -> None:
+        self._indexes, self._mixture, self._length = list(indexes), mixture, length
+
+    def rows(self, numbers: Sequence[int]) -> Rows:
+        """The rows of these numbers, in the order given."""
+        rows = Rows.padding(len(numbers), self._length)
+        places = np.array([self._mixture.place(number) for number in numbers], np.int64).reshape(-1, 2)
+        for corpus in np.unique(places[:, 0]).tolist():
+            chosen = np.flatnonzero(places[:, 0] == corpus)
+            rows.put(chosen, self._indexes[corpus].rows(places[chosen, 1].tolist()))
+        return rows
 
 
 def _phase(start: int, weights: Sequence[float], taken: NDArray[np.int64]) -> _Phase:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
 WEIGHTS = "model.safetensors"
+ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "qwen3_moe": "Qwen3-MoE", "glm4_moe": "Glm4Moe"}
 # what a tokenizer directory may hold; the rest of a model directory is written anew
 TOKENIZER_FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -30,13 +31,36 @@ TOKENIZER_FILES = (
 
 
 def save_weights(state: Mapping[str, Tensor], config: ModelConfig, path: str | Path) -> None:
-    """Write the parameters, named as Qwen3's, as safetensors; a tied output layer is left out. Same weights, same bytes."""
+    """Write the parameters, named as in public checkpoints, as safetensors; a tied output layer is left out. Same weights,
+    same bytes."""
     from safetensors.torch import save_file
 
-    skipped = {"lm_head.weight"} if config.tie_word_embeddings else set()
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items() if name not in skipped}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint_tensors(state, config).items()}
     # a single metadata key: with two their order, and so the file's bytes, would vary
     save_file(tensors, path, metadata={"format": "pt"})
+
+
+def checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
+    """A checkpoint's names and, for each, its place in a model's state: a view, to be read or written.
+
+    The only difference between the two: a checkpoint has three matrices for each expert, a model one stack of all experts'
+    gate and up projections and one of their down projections. Left out are a tied output layer and the counts of the load,
+    which transformers does not know.
+    """
+    places = {}
+    for name, tensor in state.items():
+        if name.endswith(".tokens_per_expert") or (name == "lm_head.weight" and config.tie_word_embeddings):
+            continue
+        stack, _, kind = name.rpartition(".")
+        if not stack.endswith(".experts"):
+            places[name] = tensor
+            continue
+        for number, matrix in enumerate(tensor):
+            if kind == "down_proj":
+                places[f"{stack}.{number}.down_proj.weight"] = matrix
+            else:
+                places[f"{stack}.{number}.gate_proj.weight"], places[f"{stack}.{number}.up_proj.weight"] = matrix.chunk(2)
+    return places
 
 
 def complete_model(
@@ -87,40 +111,66 @@ def load_model(directory: str | Path, dtype: torch.dtype | None = None) -> tuple
     Raises UserError where files are missing or do not fit.
     """
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     from trainer.model.transformer import Transformer
 
     config = load_config(directory)
-    index = Path(directory, "model.safetensors.index.json")
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [WEIGHTS]
-    state: dict[str, Tensor] = {}
-    for name in names:
+    model = Transformer(config, seed=None)
+    wanted = checkpoint_tensors(model.state_dict(), config)
+    foreign = []
+    for path in _weight_files(Path(directory)):
         try:
-            state.update(load_file(Path(directory, name)))
+            with safe_open(path, framework="pt") as file:
+                for name in sorted(file.keys()):
+                    place, tensor = wanted.pop(name, None), file.get_tensor(name)
+                    if place is not None and place.shape == tensor.shape:
+                        place.copy_(tensor)
+                    elif place is not None:
+                        foreign.append(f"{name} is {list(tensor.shape)}, not {list(place.shape)}")
+                    elif not _needless(name, config):
+                        foreign.append(f"{name} is unknown")
         except (OSError, SafetensorError) as error:
-            raise UserError(f"{Path(directory, name)}: no readable safetensors file ({error}); the model must be fetched again") from None
-    model = Transformer(config)
-    if config.tie_word_embeddings:
-        state["lm_head.weight"] = state.get("model.embed_tokens.weight", torch.empty(0))
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{directory}: its tensors do not fit its config.json: {reason}") from None
+            raise UserError(f"{path}: no readable safetensors file ({error}); the model must be fetched again") from None
+    unfit = foreign + [f"{name} is missing" for name in wanted]
+    if unfit:
+        more = f", and {len(unfit) - 3} more" if len(unfit) > 3 else ""
+        raise UserError(
+            f"{directory}: its tensors do not fit its config.json: {', '.join(unfit[:3])}{more}; the model must be fetched again"
+        )
     return model.to(dtype or torch.float32), config
+
+
+def _weight_files(directory: Path) -> list[Path]:
+    """The safetensors files of a model directory."""
+    index = directory / "model.safetensors.index.json"
+    if not index.is_file():
+        return [directory / WEIGHTS]
+    try:
+        return [directory / name for name in sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: no readable index ({error!r}); the model must be fetched again") from None
+
+
+def _needless(name: str, config: ModelConfig) -> bool:
+    """Tensors that public checkpoints hold beside the model: what a tied output layer repeats, frequencies that follow from
+    config.json, and Glm4Moe's layers for predicting several tokens at once, which transformers leaves out as well."""
+    if name.startswith("model.layers.") and int(name.split(".")[2]) >= config.num_hidden_layers:
+        return config.architecture == "glm4_moe"
+    return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_word_embeddings)
 
 
 def model_card(title: str, config: ModelConfig, lineage: Mapping[str, str]) -> str:
     """README.md of a model: its shape, and name → hash of what it was made from, down to the source files."""
     rows = "".join(f"| {name} | `{digest}` |\n" for name, digest in lineage.items())
+    experts = f"{config.num_experts_per_tok} of {config.num_experts} experts for each token, " if config.num_experts else ""
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n\n"
         f"# {title}\n\n"
-        f"A decoder-only transformer of the Qwen3 architecture made with crawl2chat: {config.num_hidden_layers} layers of width "
-        f"{config.hidden_size}, {config.num_attention_heads} query and {config.num_key_value_heads} key-value heads, vocabulary of "
-        f"{config.vocab_size}, sequences of up to {config.max_position_embeddings} tokens.\n\n"
+        f"A decoder-only transformer of the {ARCHITECTURES[config.architecture]} architecture made with crawl2chat: "
+        f"{config.num_hidden_layers} layers of width {config.hidden_size}, {config.num_attention_heads} query and "
+        f"{config.num_key_value_heads} key-value heads, {experts}vocabulary of {config.vocab_size}, sequences of up to "
+        f"{config.max_position_embeddings} tokens.\n\n"
         "## Lineage\n\n| made from | sha256 |\n|---|---|\n" + rows
     )
 

@@ -1,28 +1,32 @@
-"""A decoder-only transformer in Qwen3's layout.
+"""A decoder-only transformer: Qwen3 or Llama where it is dense, Qwen3-MoE or Glm4Moe with experts (`trainer.model.moe`).
 
-- pre-norm RMSNorm, no biases, optional tied embeddings
-- rotary positions, grouped-query attention, RMS-normalised queries and keys
+- pre-norm RMSNorm, no biases (Glm4Moe: optional ones of queries, keys and values), optional tied embeddings
+- rotary positions with the stretchings of Llama 3 and Qwen3, grouped-query attention, RMS-normalised queries and keys (not Llama)
 - SwiGLU feed-forward layers
 - documents packed into one row never see each other
 - log-probabilities in chunks, so that the logits of a long batch are never held at once
+- activations of a layer kept, or made again in the backward pass (`recompute`)
 - a preallocated key-value cache for batches of unequal prompts (left padding)
 
-Parameter names are those of `Qwen3ForCausalLM`, so a Hugging Face directory is read and written without renaming.
+Parameter names are those of transformers' classes, so a Hugging Face directory is read and written without renaming.
 Shapes below: b rows, s tokens, h query heads, k key-value heads, e head width, d hidden width, v vocabulary.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from torch.utils.checkpoint import checkpoint
 
+from trainer.model.attention import attend, document_mask, document_positions, rotary, rotate
 from trainer.model.config import ModelConfig
-
-LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # what fits a core's cache; 256 MiB of fp32
+from trainer.model.moe import Load, MixtureOfExperts, Routing, routing_of
+from trainer.model.output import OutputLayer, exact
 
 
 class KeyValueCache:
@@ -76,83 +80,74 @@ class KeyValueCache:
         return (allowed | (columns == queries)).unsqueeze(1)
 
 
-def document_mask(document_ids: Tensor) -> Tensor:
-    """[b, s] → [b, 1, s, s]: True where the key is of the query's own document and not after it."""
-    same = document_ids[:, :, None] == document_ids[:, None, :]
-    return same.tril().unsqueeze(1)
-
-
-def document_positions(document_ids: Tensor) -> Tensor:
-    """[b, s] → [b, s]: positions that start again at 0 with every document."""
-    columns = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
-    starts = torch.ones_like(document_ids, dtype=torch.bool)
-    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    return columns - torch.where(starts, columns, 0).cummax(dim=1).values
-
-
-def rotary(config: ModelConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [b, 1, s, e/2] (RoFormer, arXiv:2104.09864), computed in fp32 whatever the model's precision."""
-    exponents = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=torch.float32) / config.head_dim
-    angles = positions[:, None, :, None].float() * config.rope_theta**-exponents
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn [b, heads, s, e]; the two halves of a head are the two coordinates of its planes."""
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
 class Attention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.layer, self.head_dim = layer, config.head_dim
-        self.grouped = config.num_key_value_heads != config.num_attention_heads
         queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-        self.q_proj = nn.Linear(config.hidden_size, queries, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, keys, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, keys, bias=False)
+        self.q_proj = nn.Linear(config.hidden_size, queries, bias=config.attention_bias)
+        self.k_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
+        self.v_proj = nn.Linear(config.hidden_size, keys, bias=config.attention_bias)
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-        self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+        self.normalised = config.qk_norm
+        if config.qk_norm:
+            self.q_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+            self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | BlockMask | None, cache: KeyValueCache | None) -> Tensor:
         b, s, _ = x.shape
-        q = self.q_norm(self.q_proj(x).view(b, s, -1, self.head_dim)).transpose(1, 2)
-        k = self.k_norm(self.k_proj(x).view(b, s, -1, self.head_dim)).transpose(1, 2)
-        v = self.v_proj(x).view(b, s, -1, self.head_dim).transpose(1, 2)
+        q, k, v = (project(x).view(b, s, -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
+        if self.normalised:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = (heads.transpose(1, 2) for heads in (q, k, v))
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        causal = mask is None and s > 1
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=self.grouped)
-        return self.o_proj(y.transpose(1, 2).reshape(b, s, -1))
+        return self.o_proj(attend(q, k, v, mask).transpose(1, 2).reshape(b, s, -1))
 
 
 class FeedForward(nn.Module):
     """SwiGLU (arXiv:2002.05202)."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
+def mixture_of_experts(config: ModelConfig) -> MixtureOfExperts:
+    shared = config.n_shared_experts * config.moe_intermediate_size
+    return MixtureOfExperts(config, FeedForward(config.hidden_size, shared) if shared else None)
+
+
 class Block(nn.Module):
+    """One layer: [b, s, d] → [b, s, d], and the load of its experts where it has some and `counted` [b, s] is given."""
+
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
+        self.sparse = config.sparse(layer)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = FeedForward(config)
+        self.mlp = mixture_of_experts(config) if self.sparse else FeedForward(config.hidden_size, config.intermediate_size)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | BlockMask | None,
+        cache: KeyValueCache | None,
+        counted: Tensor | None,
+    ) -> tuple[Tensor, Load | None]:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, mask, cache)
-        return x + self.mlp(self.post_attention_layernorm(x))
+        normalised = self.post_attention_layernorm(x)
+        y, load = self.mlp(normalised, counted) if self.sparse else (self.mlp(normalised), None)
+        return x + y, load
 
 
 class Backbone(nn.Module):
@@ -163,94 +158,84 @@ class Backbone(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.recompute = False
 
-    def forward(self, ids: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | None, cache: KeyValueCache | None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        mask: Tensor | BlockMask | None,
+        cache: KeyValueCache | None,
+        counted: Tensor | None,
+    ) -> tuple[Tensor, list[Load]]:
         x = self.embed_tokens(ids)
+        loads = []
         for block in self.layers:
-            x = block(x, cos, sin, mask, cache)
-        return self.norm(x)
-
-
-class ChunkedLogProbs(torch.autograd.Function):
-    """log softmax(hidden @ weightᵀ / temperature) at one target a row, with never more than `chunk` rows of logits."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int) -> Tensor:
-        log_probs = torch.empty(len(targets), dtype=torch.float32, device=hidden.device)
-        normaliser = torch.empty_like(log_probs)
-        for rows in _spans(len(targets), chunk):
-            logits = F.linear(hidden[rows], weight).float().div_(temperature)
-            normaliser[rows] = logits.logsumexp(dim=-1)
-            log_probs[rows] = logits.gather(1, targets[rows, None])[:, 0] - normaliser[rows]
-        ctx.save_for_backward(hidden, weight, targets, normaliser)
-        ctx.temperature, ctx.chunk = temperature, chunk
-        return log_probs
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, normaliser = ctx.saved_tensors
-        hidden_gradient = torch.empty_like(hidden)
-        weight_gradient = torch.zeros(weight.shape, dtype=torch.float32, device=weight.device)
-        for rows in _spans(len(targets), ctx.chunk):
-            scaled = gradients[0][rows, None] / ctx.temperature
-            logits = F.linear(hidden[rows], weight).float().div_(ctx.temperature)
-            # d log p(target) / d logit = [is the target] - p
-            logit_gradient = logits.sub_(normaliser[rows, None]).exp_().mul_(-scaled).scatter_add_(1, targets[rows, None], scaled)
-            logit_gradient = logit_gradient.to(weight.dtype)
-            hidden_gradient[rows] = logit_gradient @ weight
-            weight_gradient += logit_gradient.T @ hidden[rows]
-        return hidden_gradient, weight_gradient.to(weight.dtype), None, None, None
-
-
-def _spans(length: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, length, size)]
-
-
-class OutputLayer(nn.Linear):
-    """The language-model head: logits, or log-probabilities of given targets without holding all logits.
-
-    Both go through `forward`, where a sharded optimizer gathers the weight.
-    """
-
-    def forward(self, hidden: Tensor, targets: Tensor | None = None, temperature: float = 1.0, chunk: int = 0) -> Tensor:
-        if targets is None:
-            return F.linear(hidden, self.weight)
-        chunk = chunk or max(1, LOGITS_AT_ONCE[hidden.device.type] // self.out_features)
-        result: Tensor = ChunkedLogProbs.apply(hidden, self.weight, targets, temperature, chunk)
-        return result
+            if self.recompute and torch.is_grad_enabled():
+                # nothing in a block is random, so no state of a generator needs to be kept
+                x, load = checkpoint(block, x, cos, sin, mask, cache, counted, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x, load = block(x, cos, sin, mask, cache, counted)
+            if load is not None:
+                loads.append(load)
+        return self.norm(x), loads
 
 
 class Transformer(nn.Module):
-    """`forward` gives hidden states; `logits` or `log_probs` turn them into predictions. `config` must be resolved."""
+    """`forward` gives hidden states; `logits` or `log_probs` turn them into predictions. `config` must be resolved.
 
-    def __init__(self, config: ModelConfig, seed: int = 0) -> None:
+    routing  of the last forward pass without a cache; None for a dense model
+    """
+
+    def __init__(self, config: ModelConfig, seed: int | None = 0) -> None:
+        """`seed` None leaves the weights as the memory was, for a caller who overwrites all of them."""
         super().__init__()
+        if not config.trainable:
+            raise ValueError(
+                f"a {config.architecture} model can be planned, not built; set architecture to qwen3, llama, qwen3_moe or glm4_moe"
+            )
         self.config = config
+        self.routing: Routing | None = None
         with torch.device("meta"):  # no time spent on torch's own initialisation
             self.model = Backbone(config)
             self.lm_head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
         self.to_empty(device="cpu")
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        self.initialise(seed)
+        for buffer in self.buffers():
+            buffer.zero_()
+        if seed is not None:
+            self.initialise(seed)
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:
-        """Matrices ~ N(0, 1/fan-in), so that activations keep their scale (embedding and output layer: 1/d).
+        """Matrices ~ N(0, 1/fan-in), so that activations keep their scale (embedding, output layer and routers: 1/d); each
+        expert's like those of a feed-forward layer.
 
         The two matrices that write into the residual stream are divided by √(2 · layers): the stream's variance at
-        the top then does not grow with depth (GPT-2). Norms are 1. The same seed gives the same bits.
+        the top then does not grow with depth (GPT-2). Norms are 1, biases 0. The same seed gives the same bits.
         """
         generator = torch.Generator().manual_seed(seed)
         depth = math.sqrt(2 * self.config.num_hidden_layers)
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
                 continue
-            scale = 1 / math.sqrt(parameter.shape[1])
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
+            scale = 1 / math.sqrt(parameter.shape[-1])
+            if name.endswith(("o_proj.weight", "down_proj.weight", "experts.down_proj")):
                 scale /= depth
             parameter.normal_(0.0, scale, generator=generator)
+
+    def set_recompute(self, kind: Literal["none", "layer"]) -> None:
+        """`layer`: keep only what enters a layer and compute the rest again in the backward pass: the same gradients, a third
+        more work, far less memory."""
+        self.model.recompute = kind == "layer"
+
+    def compile_layers(self) -> None:
+        """Let torch.compile make one kernel of many in each layer: a minute at the first step, then faster."""
+        for block in self.model.layers:
+            block.compile()
 
     def forward(
         self,
@@ -261,12 +246,13 @@ class Transformer(nn.Module):
     ) -> Tensor:
         """[b, s] int64 → hidden states [b, s, d].
 
-        document_ids  [b, s]: tokens of different documents in a row do not see each other; positions restart with each
+        document_ids  [b, s]: tokens of different documents in a row do not see each other; positions restart with each;
+                      below 0 is padding, which is no part of `routing`
         position_ids  [b, s]: only where they are neither a document's own nor 0…s-1
         cache         `input_ids` continue what it holds; it takes them in
         """
         s = input_ids.shape[1]
-        mask = None
+        mask: Tensor | BlockMask | None = None
         if cache is not None:
             mask = cache.mask(s)
             position_ids = cache.positions(s)
@@ -276,7 +262,11 @@ class Transformer(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(s, device=input_ids.device)[None]
         cos, sin = rotary(self.config, position_ids, self.model.norm.weight.dtype)
-        hidden: Tensor = self.model(input_ids, cos, sin, mask, cache)
+        counted = None
+        if self.config.num_experts and cache is None:
+            counted = torch.ones_like(input_ids, dtype=torch.bool) if document_ids is None else document_ids >= 0
+        hidden, loads = self.model(input_ids, cos, sin, mask, cache, counted)
+        self.routing = routing_of(self, loads) if loads else None
         if cache is not None:
             cache.length += s
         return hidden
@@ -284,7 +274,7 @@ class Transformer(nn.Module):
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] → [..., v] fp32."""
         output: Tensor = self.lm_head(hidden)
-        return output.float()
+        return output.to(exact(output))
 
     def log_probs(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 0) -> Tensor:
         """log p(target) of each position: [n, d], [n] → [n] fp32.
@@ -292,5 +282,9 @@ class Transformer(nn.Module):
         The logits are made for `chunk` positions at a time (0: as many as suit the device) and made again in the
         backward pass instead of being kept.
         """
-        result: Tensor = self.lm_head(hidden, targets, temperature, chunk)
-        return result
+        return self.log_probs_and_normalisers(hidden, targets, temperature, chunk)[0]
+
+    def log_probs_and_normalisers(self, hidden: Tensor, targets: Tensor, temperature: float = 1.0, chunk: int = 0) -> tuple[Tensor, Tensor]:
+        """The same, and log Σ exp(logit) of each position: its square is the z-loss (PaLM, arXiv:2204.02311)."""
+        found: tuple[Tensor, Tensor] = self.lm_head(hidden, targets, temperature, chunk)
+        return found

@@ -42,12 +42,24 @@ def token_counts(batch: TokenBatch) -> dict[str, float]:
     return counts if batch.text_bytes is None else {**counts, "bytes": float(batch.text_bytes)}
 
 
+def routed_tokens(batch: TokenBatch) -> float:
+    """The denominator of what routers are trained on: all tokens but padding, trained or not."""
+    return float((batch.documents >= 0).sum())
+
+
 def token_losses(model: Transformer, batch: TokenBatch) -> tuple[Tensor, Tensor]:
     """−log p of every trained token, and these tokens: [n] fp32, [n] int64."""
+    losses, _, targets = scored_tokens(model, batch)
+    return losses, targets
+
+
+def scored_tokens(model: Transformer, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """−log p of every trained token, the log-normaliser of its logits, and these tokens: [n] fp32, [n] fp32, [n] int64."""
     hidden = model(batch.inputs, document_ids=batch.documents)
     trained = batch.targets >= 0
     targets = batch.targets[trained]
-    return -model.log_probs(hidden[trained], targets), targets
+    log_probs, normalisers = model.log_probs_and_normalisers(hidden[trained], targets)
+    return -log_probs, normalisers, targets
 
 
 def text_bits(losses: Tensor, targets: Tensor, end_id: int) -> Tensor:

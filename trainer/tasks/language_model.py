@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from data_prep.token_shards import count_tokens, open_shards, read_index
+from data_prep.token_shards import open_shards, read_index
 from data_prep.tokenizer import Tokenizer
-from pipeline.stage import File, UserError
+from pipeline.stage import UserError
 from trainer.data.chat import ChatFormat
-from trainer.data.mixture import MixedIndex, Mixture
+from trainer.data.corpus import Corpus
+from trainer.data.mixture import Index, MixedIndex, Mixture
+from trainer.data.packing import PackedIndex
 from trainer.data.records import read_records
-from trainer.data.sample_index import SampleIndex, Segment, document_segments, keyed_permutation, pack, padded
-from trainer.loop import Place, Term
+from trainer.data.sample_index import (
+    Rows,
+    SampleIndex,
+    Segment,
+    document_segments,
+    keyed_permutation,
+    pack,
+    padded,
+    row_numbers,
+)
+from trainer.loop import Place, Task, Term
 from trainer.objectives.language_model import TokenBatch, text_bits, token_counts, token_losses
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
 
-class NextToken:
+SHOWN_TEXTS, SHOWN_PROMPT, SHOWN_TOKENS = 3, 16, 48
+
+
+class NextToken(Task):
     """Counts and terms of a batch of tokens; validation batches that know their bytes give bits per byte as well."""
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
@@ -35,70 +50,140 @@ class NextToken:
 
 
 @dataclass(frozen=True)
-class Corpus:
-    """One corpus of several: the files of its shards, its weight, and how often each of its tokens may be trained on (None: any)."""
+class HeldOut:
+    """A validation batch of one of several corpora."""
 
-    train: tuple[File, ...]
-    weight: float
-    max_epochs: float | None
-
-    def max_rows(self, sequence_length: int) -> int | None:
-        return None if self.max_epochs is None else int(self.max_epochs * count_tokens(self.train) / sequence_length)
-
-
-def mixture_of(corpora: Sequence[Corpus], sequence_length: int) -> Mixture:
-    """Which row of `sequence_length` tokens comes from which of the corpora."""
-    return Mixture([corpus.weight for corpus in corpora], [corpus.max_rows(sequence_length) for corpus in corpora])
+    role: str
+    batch: TokenBatch
 
 
 @dataclass
 class Pretraining(NextToken):
     """Rows out of token shards.
 
-    train              files of the shards of one corpus; of none where `corpora` are given
-    validation         files of the shards that are held out
-    tables             for each unit of validation shards the table that names its documents
+    corpora            what is read; with several, validation has the numbers of each beside those of all
+    tokenizer          directory of the tokenizer, to show what the model writes
+    mixture            of the corpora that have training shards, in their order; None: their documents are as of one corpus
     rows_per_step      rows of the global batch, each of `sequence_length` tokens
-    validation_tokens  documents are taken for validation, in a keyed order, until they have so many tokens
+    validation_tokens  documents of each corpus are taken for validation, in a keyed order, until they have so many tokens
+
+    The batch of a step follows from the shards, the seed, the mixture, the step's number, and the rows that are skipped.
     """
 
-    train: tuple[File, ...]
-    validation: tuple[File, ...]
-    tables: tuple[File, ...]
+    corpora: tuple[Corpus, ...]
     end_id: int
     sequence_length: int
     rows_per_step: int
     validation_tokens: int
     seed: int
-    corpora: tuple[Corpus, ...] = ()
+    mixture: Mixture | None = None
+    tokenizer: str = ""
 
     def start(self, place: Place, model: Transformer) -> None:
         self._place = place
-        self._index = self._mixed() if self.corpora else self._sampled(self.train)
-        segments, text_bytes = self._held_out()
-        self._validation = _batches(segments, self.sequence_length, place, text_bytes, self.end_id)
+        self._vocab_size = model.config.vocab_size
+        self._skipped: list[int] = []
+        self._trained = [corpus for corpus in self.corpora if corpus.train]
+        together = [self._trained] if self.mixture is None else [[corpus] for corpus in self._trained]
+        self._indexes = [self._index(corpora) for corpora in together if corpora]
+        self._beginnings: list[list[int]] = []
+        self._validation = [batch for corpus in self.corpora for batch in self._held_out(corpus)]
+
+    def skip(self, rows: Sequence[int]) -> None:
+        """From now on these rows, and no others, belong to no batch. Batches that came before the first of them are unchanged."""
+        self._skipped = sorted({*rows})
+
+    def sample_numbers(self, step: int) -> list[int]:
+        """The numbers of the rows in the step's global batch, in its order; rank r of n reads every n-th from the r-th on."""
+        return row_numbers(step, self.rows_per_step, self._skipped)
+
+    def data_digest(self, steps: int, skipped: Sequence[int]) -> str:
+        """What the first `steps` batches follow from that may change when max_steps does, with these rows skipped."""
+        rows = row_numbers(steps - 1, self.rows_per_step, sorted({*skipped}))[-1] + 1 if steps else 0
+        return sha256(b"").hexdigest() if self.mixture is None else self.mixture.digest(rows)
+
+    def position(self, step: int) -> dict[str, float]:
+        """How far the data are before this step: epochs, of each corpus in a mixture, and the phase of that."""
+        row = self.sample_numbers(step)[0]
+        if self.mixture is None:
+            return {"epoch": row / self._indexes[0].rows_per_epoch}
+        counts = zip(self._trained, self._indexes, self.mixture.counts(row), strict=True)
+        return {f"{corpus.role}_epoch": rows / index.rows_per_epoch for corpus, index, rows in counts} | {"phase": self.mixture.phase(row)}
 
     def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
-        numbers = range(step * self.rows_per_step, (step + 1) * self.rows_per_step)[self._place.rank :: self._place.world]
-        rows = self._index.rows(numbers)
+        numbers = self.sample_numbers(step)
+        if self.mixture is not None and self.mixture.rows is not None and numbers[-1] >= self.mixture.rows:
+            raise UserError(
+                f"step {step + 1}: max_epochs leave no more rows, since {len(self._skipped):,} are skipped; raise them or lower max_steps"
+            )
+        rows = self._read(numbers[self._place.rank :: self._place.world])
+        if len(rows) and (highest := int(rows.targets.max())) >= self._vocab_size:
+            raise UserError(
+                f"step {step + 1}: a token shard holds the id {highest}, the vocabulary has {self._vocab_size} tokens: "
+                "tokenize it with the tokenizer of the model"
+            )
         size = self._place.micro_batch
         return [TokenBatch.of(rows.take(slice(at, at + size)), self._place.device) for at in range(0, len(rows), size)]
 
-    def validation_batches(self) -> list[TokenBatch]:
+    def show(self, model: Transformer) -> str:
+        """How the model goes on from the beginnings of held-out documents, always with the likeliest token."""
+        from trainer.inference.generator import generate
+        from trainer.inference.sampling import Sampling
+
+        tokenizer = Tokenizer.load(self.tokenizer)
+        prompts = self._beginnings[:SHOWN_TEXTS]
+        room = min(SHOWN_TOKENS, model.config.max_position_embeddings - SHOWN_PROMPT)
+        completions = generate(model, prompts, [0] * len(prompts), stop_ids={self.end_id}, max_new_tokens=room, sampling=Sampling(0.0))
+        pairs = zip(prompts, completions, strict=True)
+        return "\n".join(f"{tokenizer.decode(prompt)!r} -> {tokenizer.decode(completion.text_ids())!r}" for prompt, completion in pairs)
+
+    def validation_batches(self) -> Sequence[TokenBatch | HeldOut]:
         return self._validation
 
-    def _sampled(self, files: tuple[File, ...]) -> SampleIndex:
-        return SampleIndex(open_shards(files), end_id=self.end_id, length=self.sequence_length, seed=self.seed)
+    def counts(self, batch: TokenBatch | HeldOut) -> Mapping[str, float]:
+        if isinstance(batch, TokenBatch):
+            return super().counts(batch)
+        counts = super().counts(batch.batch)
+        by_role = {
+            f"{corpus.role}_{name}": value * (corpus.role == batch.role) for corpus in self.corpora for name, value in counts.items()
+        }
+        return {**counts, **by_role}
 
-    def _mixed(self) -> MixedIndex:
-        indexes = [self._sampled(corpus.train) for corpus in self.corpora]
-        return MixedIndex(indexes, mixture_of(self.corpora, self.sequence_length))
+    def terms(self, model: Transformer, batch: TokenBatch | HeldOut) -> Mapping[str, Term]:
+        if isinstance(batch, TokenBatch):
+            return super().terms(model, batch)
+        terms = super().terms(model, batch.batch)
+        by_role = {
+            f"{corpus.role}_{name}": Term(term.numerator * (corpus.role == batch.role), f"{corpus.role}_{term.denominator}", weight=0.0)
+            for corpus in self.corpora
+            for name, term in terms.items()
+        }
+        return {**terms, **by_role}
 
-    def _held_out(self) -> tuple[list[Segment], int]:
-        """The validation documents as segments, and the bytes of their text."""
-        shards = open_shards(self.validation)
-        sizes = [row.bytes for table in self.tables for row in read_index(table.path) if row.split == "validation"]
+    def _read(self, numbers: Sequence[int]) -> Rows:
+        if self.mixture is None:
+            return self._indexes[0].rows(numbers)
+        return MixedIndex(self._indexes, self.mixture, self.sequence_length).rows(numbers)
+
+    def _index(self, corpora: Sequence[Corpus]) -> Index:
+        shards = [shard for corpus in corpora for shard in open_shards(corpus.train)]
+        plans = [plan.path for corpus in corpora for plan in corpus.plans]
+        if plans:
+            return PackedIndex(shards, plans, end_id=self.end_id, length=self.sequence_length, seed=self.seed)
+        return SampleIndex(shards, end_id=self.end_id, length=self.sequence_length, seed=self.seed)
+
+    def _held_out(self, corpus: Corpus) -> Sequence[TokenBatch | HeldOut]:
+        """The corpus' validation batches; they know the bytes of their text."""
+        if not self.validation_tokens:
+            return []
+        shards = open_shards(corpus.validation)
+        sizes = [row.bytes for table in corpus.tables for row in read_index(table.path) if row.split == "validation"]
         documents = [(shard, number) for shard in shards for number in range(len(shard))]
+        if len(sizes) != len(documents):
+            raise UserError(
+                f"{corpus.role}: its validation shards hold {len(documents):,} documents, their tables name {len(sizes):,}: "
+                "tokenize it again"
+            )
         segments: list[Segment] = []
         tokens = text_bytes = 0
         for chosen in keyed_permutation(len(documents), self.seed):
@@ -109,7 +194,9 @@ class Pretraining(NextToken):
             segments += document_segments(document, self.end_id, self.sequence_length)
             tokens += len(document)
             text_bytes += sizes[chosen]
-        return segments, text_bytes
+        self._beginnings += [segment.inputs[:SHOWN_PROMPT].tolist() for segment in segments[:SHOWN_TEXTS]]
+        batches = _batches(segments, self.sequence_length, self._place, text_bytes, self.end_id)
+        return batches if len(self.corpora) == 1 else [HeldOut(corpus.role, batch) for batch in batches]
 
 
 @dataclass

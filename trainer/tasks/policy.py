@@ -19,7 +19,7 @@ from trainer.data.prompts import Prompt
 from trainer.data.records import read_records
 from trainer.engine import full_state
 from trainer.inference.sampling import Sampling
-from trainer.loop import Place, Term
+from trainer.loop import Place, Task, Term
 from trainer.objectives.answers import answer_log_probs
 from trainer.objectives.grpo import clipped_loss, group_advantages, squared_gradient
 from trainer.rollout.local import Rollout, RolloutPrompt, Sampler
@@ -46,7 +46,7 @@ class RolloutBatch:
 
 
 @dataclass
-class PolicyTask:
+class PolicyTask(Task):
     """The prompts of a step follow from its number, and its rollouts from that and the weights.
 
     prompts      JSON Lines files with `id`, `prompt`, `answer`

@@ -14,7 +14,7 @@ from pipeline.stage import UserError
 from trainer.data.chat import ChatFormat
 from trainer.data.preferences import PairIds, Preference, answer_rows
 from trainer.data.records import read_records
-from trainer.loop import Place, Term
+from trainer.loop import Place, Task, Term
 from trainer.objectives.answers import answer_log_probs
 from trainer.objectives.dpo import PairLogProbs, likelihood_loss, margins, preference_loss
 from trainer.tasks.language_model import epoch_places
@@ -39,7 +39,7 @@ class PairBatch:
 
 
 @dataclass
-class PreferenceTask:
+class PreferenceTask(Task):
     """Sigmoid DPO against the model the training begins with, whose log-probabilities are computed once, at the start.
 
     The pairs of a step follow from its number: every pair once in each pass, in an order of its own.

@@ -1,0 +1,111 @@
+"""Bad steps: found, undone, their samples skipped for good; and silence where nothing is wrong."""
+
+import doctest
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import trainer.guard
+from pipeline.stage import UserError
+from tests.trainer.worlds import Broken, Planted, alone, equal, planted, pretraining, training
+from trainer.engine import Optimization, TrainRun
+from trainer.guard import ENOUGH, Guard, problem
+from trainer.loop import Outcome
+from trainer.model.transformer import Transformer
+from trainer.objectives.language_model import TokenBatch
+from trainer.tasks.language_model import Pretraining
+
+RUN = TrainRun(workers=1, zero=1, checkpoint_every=10)
+SETTINGS = Optimization(lr=1e-2, warmup_steps=5, schedule="constant")
+
+
+def test_the_examples_are_true() -> None:
+    assert doctest.testmod(trainer.guard) == (0, 4)
+
+
+def test_a_fall_is_no_spike_and_few_steps_are_no_measure() -> None:
+    steady = [{"loss": 3.0, "norm": 1.0}] * ENOUGH
+    assert problem({"loss": 0.1, "norm": 0.1}, steady, 10) is None
+    assert problem({"loss": 30.0, "norm": 1.0}, steady[1:], 10) is None
+    assert problem({"loss": 30.0, "norm": 1.0}, steady, 0) is None
+    assert problem({"loss": 3.0, "norm": 30.0}, steady, 10) == "norm is 30, usual is 1"
+    assert problem({"loss": float("inf"), "norm": 1.0}, [], 0) == "loss is inf"
+    noisy = [{"loss": 3.0, "norm": 2.0 ** (number % 5)} for number in range(64)]
+    assert problem({"loss": 3.0, "norm": 100.0}, noisy, 10) is None
+
+
+def trained(directory: Path, task: Pretraining, name: str, *, run: TrainRun = RUN, guard: Guard | None = None, steps: int = 100) -> Outcome:
+    plan: dict[str, Any] = {"steps": steps, "validate_every": 20, "guard": guard or Guard()}
+    outcome: Outcome = alone(lambda: training(directory, task, run, name=name, settings=SETTINGS, **plan))
+    return outcome
+
+
+@dataclass
+class Forewarned(Planted):
+    """Knows from the start which samples are bad."""
+
+    def start(self, place: Any, model: Transformer) -> None:
+        super().start(place, model)
+        self.skip(())
+
+    def skip(self, samples: Sequence[int]) -> None:
+        super().skip([*samples, *self.bad_rows])
+
+
+def test_a_planted_bad_batch_is_undone_and_exactly_its_samples_are_skipped(tmp_path: Path) -> None:
+    outcome = trained(tmp_path, planted(tmp_path), "guarded")
+    [undone] = outcome.state.skipped
+    assert undone["step"] == 91 and undone["samples"] == list(planted(tmp_path).bad_rows) and undone["reason"].startswith("loss is")
+    assert "back to step 90, samples 2,160 to 2,183 are skipped" in (tmp_path / "guarded.jsonl").read_text()
+    forewarned = trained(tmp_path, planted(tmp_path, Forewarned), "forewarned")
+    assert outcome.weights is not None and forewarned.weights is not None
+    assert all(torch.equal(outcome.weights[name], tensor) for name, tensor in forewarned.weights.items())
+    assert forewarned.state == replace(outcome.state, skipped=[])
+
+
+@dataclass
+class Interrupted(Planted):
+    """Fails at a step, the n-th time it comes to it."""
+
+    fails_at: int = 0
+    times: int = 1
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        if step == self.fails_at:
+            self.times -= 1
+            if not self.times:
+                raise Broken
+        return super().micro_batches(step, model)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_crash_before_or_after_going_back_changes_nothing(tmp_path: Path, times: int) -> None:
+    whole = trained(tmp_path, planted(tmp_path), "whole")
+    at = whole.state.skipped[0]["step"] - 1
+    with pytest.raises(Broken):
+        trained(tmp_path, planted(tmp_path, Interrupted, fails_at=at, times=times), "cut")
+    assert equal(whole, trained(tmp_path, planted(tmp_path), "cut"))
+
+
+def test_two_ranks_undo_the_same_step(two_ranks: dict[str, Any], tmp_path: Path) -> None:
+    assert [(entry["step"], entry["samples"]) for entry in two_ranks["undone"]] == [(91, list(planted(tmp_path).bad_rows))]
+
+
+def test_one_more_than_may_be_undone_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"step \d+: (loss|norm) is .* after 0 bad steps were undone; lower lr, or raise guard.rollbacks"):
+        trained(tmp_path, planted(tmp_path), "strict", guard=Guard(rollbacks=0))
+
+
+def test_without_a_checkpoint_there_is_no_way_back(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint to go back to; lower lr, raise warmup_steps, or lower run.checkpoint_every"):
+        trained(tmp_path, planted(tmp_path), "far", run=replace(RUN, checkpoint_every=1000))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_healthy_trainings_are_left_alone(tmp_path: Path, seed: int) -> None:
+    outcome = trained(tmp_path, pretraining(tmp_path, seed=seed), "healthy", steps=100)
+    assert outcome.state.skipped == [] and len(outcome.state.recent) == 64

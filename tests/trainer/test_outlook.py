@@ -1,0 +1,123 @@
+"""What `crawl2chat plan` says of trainings, through the recipes and the command."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.__main__ import parse
+from pipeline.commands import plan
+from pipeline.config import Config, load
+from pipeline.errors import PlanOnly
+from pipeline.identity import identity_of_params
+from pipeline.reference import composed
+from pipeline.runner import run
+from pipeline.stage import Upstream
+from trainer.engine import TrainRun
+from trainer.model.config import ModelConfig
+from trainer.outlook import plan_pretraining
+from trainer.planning import Assumptions, count_parameters
+from trainer.stages import PretrainParams
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "pretraining.md"
+
+
+def configured(command: str, root: Path) -> Config:
+    """The configuration that a command line gives."""
+    overrides = [part for part in parse(shlex.split(command)[1:]).hydra if "=" in part]
+    return load(*composed("demo", *overrides, f"++root={root}"), {part.lstrip("+").partition("=")[0] for part in overrides})
+
+
+def rows(command: str, root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
+    plan(configured(command, root))
+    return {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
+
+
+def test_every_stage_that_trains_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows("crawl2chat plan model=gpt3-175b format=json", tmp_path, capsys)
+    for name in ("pretrain", "sft"):
+        assert found[name]["parameters"]["total"] == 175_181_291_520
+        assert set(found[name]["memory_bytes"]) == {"0", "1", "2", "3"}
+        assert all(found[name][key] > 0 for key in ("flops", "time_s", "money", "energy_kwh", "co2_kg"))
+        assert found[name]["assumptions"]["device"] == "CPU core"
+    for name in ("dpo", "grpo"):
+        assert found[name]["parameters"] == found["pretrain"]["parameters"]
+    assert "parameters" not in found["tokenize"]
+
+
+def test_the_command_gives_gpt3s_published_flops_time_and_money(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = "crawl2chat plan target=pretrain model=gpt3-175b format=json pretrain.precision=bf16 zero=3 pretrain.run.workers=256"
+    command += " pretrain.sequence_length=2048 pretrain.batch_tokens=3840000 pretrain.max_steps=78125"
+    command += f" planning.bf16_tflops={5.2e18 / 86400 / 1e12} planning.attention=none planning.price_per_hour=2"
+    at_peak = rows(f"{command} planning.mfu=1", tmp_path, capsys)["pretrain"]
+    assert at_peak["tokens"] == 300_000_000_000
+    assert at_peak["flops"] == pytest.approx(3.14e23, rel=1e-3)
+    assert round(at_peak["time_s"] / 86400) == 236
+    assert rows(f"{command} planning.mfu=0.7", tmp_path, capsys)["pretrain"]["money"] == pytest.approx(4.14e6, rel=1e-3)
+
+
+def test_what_can_only_be_planned_is_refused_before_a_run_begins(tmp_path: Path) -> None:
+    with pytest.raises(PlanOnly, match=r"pretrain.model.architecture=mixtral: can be planned, not trained"):
+        run(configured("crawl2chat model=mixtral-8x7b", tmp_path), [])
+    assert not (tmp_path / "runs").exists()
+
+
+def test_assumptions_are_judged_and_are_no_part_of_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cpu = rows("crawl2chat plan target=pretrain format=json", tmp_path, capsys)["pretrain"]
+    gpu = rows("crawl2chat plan target=pretrain format=json planning=a100 planning.mfu=0.3", tmp_path, capsys)["pretrain"]
+    assert cpu["fingerprint"] == gpu["fingerprint"] and cpu["time_s"] > gpu["time_s"]
+    with pytest.raises(Exception, match=r"planning.mfu=2: expected `float` <= 1"):
+        configured("crawl2chat plan planning.mfu=2", tmp_path)
+    with pytest.raises(Exception, match=r"planning.mfuu: no such setting; did you mean mfu"):
+        configured("crawl2chat plan planning.mfuu=1", tmp_path)
+
+
+PARAMS, RANKS = PretrainParams(model=ModelConfig(vocab_size=2048)), TrainRun()
+
+
+def manifest(params: PretrainParams = PARAMS, ranks: TrainRun = RANKS, **metrics: float) -> Mapping[str, Any]:
+    """What a finished training leaves, as far as plans read it."""
+    metrics = {"parameters": count_parameters(PARAMS.model.resolved(2048)).exact, "tokens_per_second": 8000.0, **metrics}
+    return {"params": identity_of_params(params), "run": asdict(ranks), "metrics": metrics}
+
+
+@pytest.mark.parametrize(
+    ("built", "speed"),
+    [
+        ([manifest()], 8000.0),
+        ([manifest(), manifest(tokens_per_second=9000.0)], 9000.0),
+        ([manifest(replace(PARAMS, max_steps=7, lr=1e-4), TrainRun(checkpoint_every=3))], 8000.0),
+        ([manifest(ranks=TrainRun(workers=4))], None),
+        ([manifest(replace(PARAMS, sequence_length=128))], None),
+        ([manifest(parameters=2_000_000)], None),
+        ([], None),
+    ],
+)
+def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Mapping[str, Any]], speed: float | None) -> None:
+    outlook = plan_pretraining(PARAMS, TrainRun(), Assumptions(), {"tokenizer": Upstream(None)}, built)
+    assert outlook is not None
+    assert outlook.figures["measured"] is (speed is not None)
+    if speed is not None:
+        assert outlook.seconds == pytest.approx(PARAMS.max_steps * PARAMS.batch_tokens / speed)
+
+
+def shown() -> list[tuple[str, list[str]]]:
+    """The plans of the documentation: command, lines of output."""
+    blocks = re.findall(r"^```text\n\$ (crawl2chat plan .*?)\n(.*?)^```", PAGE.read_text(), re.DOTALL | re.MULTILINE)
+    return [(command, [line for line in output.splitlines() if line != "..."]) for command, output in blocks]
+
+
+@pytest.mark.parametrize(("command", "lines"), shown(), ids=lambda value: value[:60] if isinstance(value, str) else "")
+def test_the_plans_of_the_documentation_are_what_the_command_prints(
+    command: str, lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(configured(command, tmp_path))
+    printed = capsys.readouterr().out.splitlines()
+    assert lines and [line for line in lines if line not in printed] == []

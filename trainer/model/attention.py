@@ -1,0 +1,124 @@
+"""Attention: positions by rotation, documents that share a row kept apart, and the kernel that the device does best.
+
+Shapes: b rows, s tokens, h query heads, k key-value heads, e head width, r how much of it turns (all but for Glm4Moe).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+from trainer.model.config import ModelConfig, RopeScaling
+
+
+def document_positions(document_ids: Tensor) -> Tensor:
+    """[b, s] → [b, s]: positions that start again at 0 with every document."""
+    columns = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
+    starts = torch.ones_like(document_ids, dtype=torch.bool)
+    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return columns - torch.where(starts, columns, 0).cummax(dim=1).values
+
+
+def document_mask(document_ids: Tensor) -> Tensor | BlockMask:
+    """[b, s] → what `attend` takes as a mask: a query sees the keys of its own document that are not after it.
+
+    A GPU gets it by blocks, of which those without an allowed pair are never computed; the CPU gets [b, 1, s, s], True where
+    attention is allowed.
+    """
+    if document_ids.is_cuda:
+        return block_mask(document_ids)
+    same = document_ids[:, :, None] == document_ids[:, None, :]
+    return same.tril().unsqueeze(1)
+
+
+def block_mask(document_ids: Tensor) -> BlockMask:
+    """The same mask by blocks of 128 queries and keys."""
+
+    def allowed(row: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (query >= key) & (document_ids[row, query] == document_ids[row, key])
+
+    b, s = document_ids.shape
+    make = _compiled(create_block_mask) if document_ids.is_cuda else create_block_mask
+    mask: BlockMask = make(allowed, b, None, s, s, device=document_ids.device)
+    return mask
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+    """Scaled dot-product attention of [b, h, s, e] on [b, k, t, e] → [b, h, s, e].
+
+    mask  [b, 1, s, t] bool or a BlockMask; None: causal, or nothing hidden from a single query
+    """
+    grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, BlockMask):
+        flexible = _compiled(flex_attention) if q.is_cuda else flex_attention
+        attended: Tensor = flexible(q, k, v, block_mask=mask, enable_gqa=grouped)
+        return attended
+    causal = mask is None and q.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+
+
+@functools.cache
+def _compiled(function: Any) -> Any:
+    return torch.compile(function)
+
+
+def rotary(config: ModelConfig, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [b, 1, s, r/2] (RoFormer, arXiv:2104.09864), computed in fp32 whatever the model's precision."""
+    exponents = torch.arange(0, config.rotary_dim, 2, device=positions.device, dtype=torch.float32) / config.rotary_dim
+    angles = positions[:, None, :, None].float() * stretched(config.rope_theta**-exponents, config)
+    factor = cosine_factor(config.rope_scaling)
+    if factor == 1:
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+    return (angles.cos() * factor).to(dtype), (angles.sin() * factor).to(dtype)
+
+
+def stretched(frequencies: Tensor, config: ModelConfig) -> Tensor:
+    """Rotary frequencies [r/2], radians a token, for sequences longer than those the model first learned, as transformers has them.
+
+    linear  all of them divided by the factor: position interpolation (arXiv:2306.15595)
+    llama3  waves longer than the old context are divided, those much shorter kept, between them a blend (Llama 3.1)
+    yarn    the same idea by planes: those that turn often within the old context are kept (arXiv:2309.00071)
+    """
+    scaling = config.rope_scaling
+    old = scaling.original_max_position_embeddings or config.max_position_embeddings
+    match scaling.rope_type:
+        case "default":
+            return frequencies
+        case "linear":
+            return frequencies / scaling.factor
+        case "llama3":
+            turns = old * frequencies / (2 * math.pi)
+            kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+            kept = kept.clamp(0, 1)
+        case "yarn":
+            planes = torch.arange(len(frequencies), device=frequencies.device, dtype=torch.float32)
+            first, last = (_plane(turns, config, old) for turns in (scaling.beta_fast, scaling.beta_slow))
+            first, last = max(math.floor(first), 0), min(math.ceil(last), config.rotary_dim - 1)
+            # one plane apart at least: the blend would divide by zero
+            kept = 1 - ((planes - first) / max(last - first, 1e-3)).clamp(0, 1)
+    return frequencies * kept + frequencies / scaling.factor * (1 - kept)
+
+
+def _plane(turns: float, config: ModelConfig, context: int) -> float:
+    """The number of the plane that turns so often within the context."""
+    return config.rotary_dim * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(config.rope_theta))
+
+
+def cosine_factor(scaling: RopeScaling) -> float:
+    """What YaRN multiplies cosines and sines by, so that the attention over more tokens stays as sharp; otherwise 1."""
+    if scaling.rope_type != "yarn":
+        return 1.0
+    return scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the first r of [b, heads, s, e]; the two halves of these r are the two coordinates of its planes."""
+    turning, still = x.split((2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]), dim=-1)
+    first, second = turning.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin, still), dim=-1)

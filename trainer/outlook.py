@@ -1,0 +1,151 @@
+"""What `crawl2chat plan` says of the stages that train: their figures as JSON, and a few lines for pretraining."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.stage import Outlook, Upstream
+from trainer.engine import Optimization, TrainRun
+from trainer.model.config import ModelConfig
+from trainer.planning import Assumptions, Estimate, Training, chinchilla_ratio, count_parameters, estimate
+
+if TYPE_CHECKING:
+    from trainer.stages import DpoParams, GrpoParams, PretrainParams, SftParams
+
+SAME_RUN = ("workers", "zero", "micro_batch", "cpus_per_worker", "gpus_per_worker", "threads")  # what throughput depends on
+
+
+def plan_pretraining(
+    params: PretrainParams,
+    run: TrainRun,
+    assumptions: Assumptions,
+    inputs: Mapping[str, Upstream],
+    manifests: Sequence[Mapping[str, Any]],
+) -> Outlook | None:
+    """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says."""
+    config = params.model.resolved(0 if params.model.vocab_size else getattr(inputs["tokenizer"].params, "vocab_size", 0))
+    if not config.vocab_size:
+        return None
+    training = Training(
+        config=config,
+        tokens=params.max_steps * params.batch_tokens,
+        steps=params.max_steps,
+        sequence_length=params.sequence_length,
+        tokens_per_second=measured(manifests, params, run, {"parameters": count_parameters(config).exact}),
+        **how_of(params, run),
+    )
+    found = estimate(training, assumptions)
+    lines = [*words(found)]
+    if not config.trainable:
+        lines.append(f"{config.architecture} can be planned, not trained")
+    return Outlook(found.plain(), tuple(lines), found.cost.time_s, config)
+
+
+def plan_fine_tuning(
+    params: SftParams,
+    run: TrainRun,
+    assumptions: Assumptions,
+    inputs: Mapping[str, Upstream],
+    manifests: Sequence[Mapping[str, Any]],
+) -> Outlook | None:
+    """How many tokens the conversations have is not known yet: the figures are those of the longest training there can be."""
+    config = inputs["model"].hands
+    if not isinstance(config, ModelConfig):
+        return None
+    training = Training(
+        config=config,
+        tokens=params.max_steps * params.batch * params.sequence_length,
+        steps=params.max_steps,
+        sequence_length=params.sequence_length,
+        **how_of(params, run),
+    )
+    return Outlook({**estimate(training, assumptions).plain(), "at_most": True}, hands=config)
+
+
+def plan_alignment(
+    params: DpoParams | GrpoParams,
+    run: TrainRun,
+    assumptions: Assumptions,
+    inputs: Mapping[str, Upstream],
+    manifests: Sequence[Mapping[str, Any]],
+) -> Outlook | None:
+    """What follows from the model alone: the lengths of answers decide the rest, and nobody knows them yet."""
+    config = inputs["model"].hands
+    if not isinstance(config, ModelConfig):
+        return None
+    return Outlook({"parameters": count_parameters(config).plain(), "steps": params.max_steps}, hands=config)
+
+
+def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:
+    """How a training is run, as `Training` takes it."""
+    return {
+        "precision": params.precision,
+        "micro_batch": run.micro_batch,
+        "world": run.world_size,
+        "zero": run.zero,
+        "device": "cuda" if run.gpus_per_worker else "cpu",
+    }
+
+
+def measured(manifests: Sequence[Mapping[str, Any]], params: PretrainParams, run: TrainRun, metrics: Mapping[str, Any]) -> float | None:
+    """Tokens a second of the latest training of the same model, rows and precision on the same ranks; None where there was none."""
+    wanted = {"sequence_length": params.sequence_length, "precision": params.precision}
+    ranks = {key: value for key, value in asdict(run).items() if key in SAME_RUN}
+    for manifest in reversed(manifests):
+        found = manifest["metrics"]
+        if wanted.items() <= manifest["params"].items() and ranks.items() <= manifest["run"].items() and metrics.items() <= found.items():
+            return float(found["tokens_per_second"])
+    return None
+
+
+def words(found: Estimate) -> list[str]:
+    """The figures a person asks for first."""
+    training, assumptions, cost, parameters = found.training, found.assumptions, found.cost, found.parameters
+    active = f" ({counted(parameters.active)} active)" if parameters.active < parameters.total else ""
+    ratio = chinchilla_ratio(parameters, training.tokens)
+    if training.tokens_per_second is None:
+        pace = f"{assumptions.mfu:.0%} of {assumptions.tflops(training.precision):g} TFLOP/s in {training.precision}"
+    else:
+        pace = f"{training.tokens_per_second:,.0f} tokens/s, as measured before"
+    return [
+        f"{counted(parameters.total)} parameters{active}, {counted(training.tokens)} tokens: {ratio:.2g} of Chinchilla's 20 each",
+        f"{found.work.parameters * training.tokens:.3g} FLOPs, attention {found.work.attention * training.tokens:.2g} more, "
+        f"on {training.world} × {assumptions.device} at {pace}",
+        f"{short(cost.device_hours)} device hours, {dollars(cost.money)}, {short(cost.energy_kwh)} kWh, {short(cost.co2_kg)} kg CO2",
+        memory_words(found),
+    ]
+
+
+def memory_words(found: Estimate) -> str:
+    """Whether a rank's memory suffices."""
+    training, usable = found.training, found.assumptions.usable_bytes
+    if found.chosen.total <= usable:
+        return (
+            f"{gigabytes(found.chosen.total)} a rank at ZeRO {training.zero}, {gigabytes(usable)} usable: "
+            f"up to {found.micro_batch[training.zero]:,} rows at once, {training.micro_batch} are set"
+        )
+    others = ", ".join(f"{gigabytes(memory.total)} at {stage}" for stage, memory in found.memory.items() if stage != training.zero)
+    return f"does not fit: {gigabytes(found.chosen.total)} a rank at ZeRO {training.zero}, {gigabytes(usable)} usable ({others})"
+
+
+def counted(number: float) -> str:
+    """Three digits: 1.06 million."""
+    for size, word in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.3g} {word}"
+    return f"{number:,.0f}"
+
+
+def gigabytes(number: float) -> str:
+    return f"{short(number / 1e9)} GB"
+
+
+def dollars(number: float) -> str:
+    return f"${number:,.0f}" if number >= 100 else f"${number:,.2f}"
+
+
+def short(number: float) -> str:
+    """Three digits, and all of those before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
