@@ -6,20 +6,23 @@ The peers are transformers (in the `dev` extra) and accelerate, which must suit 
 `pip install --no-deps --target peers accelerate`, then `PYTHONPATH=peers python -m benchmarks.training`. Without accelerate, or
 without transformers, their lines are left out.
 
-Every rank is a process with one thread. In one run of these processes the sides take turns, round by round, each with a new model
-of the same shape from the same rows in the same micro-batches; the first steps of a turn are not counted. Speed is that of a
-side's best turn. A step of the plain loop is what a person would write: the loss of this rank's rows, DDP's backward pass,
+Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all with models of the same shape
+and the same rows in the same micro-batches; their first steps are not counted. Ratios are given thrice: of the best steps, which is
+exact on an idle machine; the median over rounds of turns; and of processor time over all ranks, which other processes disturb
+least, and which leaves out waiting. A step of the plain loop is what a person would write: the loss of this rank's rows, DDP's backward pass,
 clipping, fused AdamW, the loss printed. The plain loop is measured with this project's transformer, so that the loop is all that
 differs, and with transformers' Qwen3. Hugging Face's Trainer has Qwen3, the same DeepSpeed configuration, and logs nothing.
 
-Model FLOPs utilisation is over the fp32 matrix product's peak, measured by all ranks at the same time. `--parts` shows where a
-step's time goes at each ZeRO stage, in a training of its own: waiting for the other rank counts as a collective operation.
+Model FLOPs utilisation counts what `trainer.planning.work_per_token` counts, and is over the fp32 matrix product's peak, measured by
+all ranks at the same time in turn with the sides. `--parts` shows where a step's time goes at each ZeRO stage, in a training of
+its own: waiting for the other rank counts as a collective operation.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import logging
 import os
 import statistics
 import tempfile
@@ -27,11 +30,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -44,11 +48,14 @@ from pipeline.files import File
 from pipeline.progress import Progress
 from tests.trainer.worlds import together, trajectory
 from trainer import loop
+from trainer.data.corpus import Corpus
 from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, import_deepspeed
 from trainer.loop import Place, Plan
+from trainer.model.attention import document_positions
 from trainer.model.config import ModelConfig, to_huggingface
-from trainer.model.transformer import Transformer, document_positions
+from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch, token_losses
+from trainer.planning import count_parameters, work_per_token
 from trainer.tasks.language_model import Pretraining
 
 SIZES = {
@@ -179,10 +186,16 @@ def write_corpus(directory: Path) -> None:
 
 def pretraining(measuring: Measuring, ranks: int, turn: Callable[[], None] = lambda: None) -> Paced:
     files = tuple(File.of(name, measuring.directory / name) for name in ("part.bin", "part.idx"))
-    return Paced(
-        train=files, validation=(), tables=(), end_id=END, sequence_length=LENGTH, rows_per_step=ranks * measuring.micro_batch,
-        validation_tokens=1, seed=0, turn=turn,
-    )  # fmt: skip
+    corpora = (Corpus("corpus", files, (), ()),)
+    return Paced(corpora, END, LENGTH, ranks * measuring.micro_batch, validation_tokens=0, seed=0, turn=turn)
+
+
+def batches(measuring: Measuring, place: Place, turn: Callable[[], None] = lambda: None) -> Iterator[list[TokenBatch]]:
+    """The micro-batches of a rank, step by step."""
+    task, model = pretraining(measuring, dist.get_world_size(), turn), own_model(measuring)
+    task.start(place, model)
+    for step in range(measuring.steps):
+        yield task.micro_batches(step, model)
 
 
 @dataclass(frozen=True)
@@ -218,11 +231,14 @@ def measured(measuring: Measuring) -> Found:
 
 def show(measuring: Measuring, ranks: Sequence[Found]) -> None:
     world, tokens = len(ranks), len(ranks) * measuring.micro_batch * LENGTH
-    peak, flops = sum(rank.peak for rank in ranks), flops_per_token(measuring.config)
+    peak, flops = sum(rank.peak for rank in ranks), work_per_token(measuring.config, LENGTH).total
     wall = {name: seconds.wall[SKIPPED:] for name, seconds in ranks[0].seconds.items()}
-    processor = {name: statistics.median(map(sum, zip(*(rank.seconds[name].processor[SKIPPED:] for rank in ranks)))) for name in wall}
+    processor = {}
+    for name in wall:
+        steps = zip(*(rank.seconds[name].processor[SKIPPED:] for rank in ranks), strict=True)
+        processor[name] = statistics.median(sum(step) for step in steps)
     print(
-        f"{world} rank{'s' * (world > 1)} of one thread, {measuring.size}: {parameters(measuring.config):,} parameters, "
+        f"{world} rank{'s' * (world > 1)} of one thread, {measuring.size}: {count_parameters(measuring.config).exact:,} parameters, "
         f"{tokens:,} tokens a step; fp32 matrix product {peak / world / 1e9:.0f} GFLOP/s a rank\n"
         f"{'':<32} {'best step':>10} {'':>6} {'speed over the plain loop':>27} {'over HF Trainer':>24}\n"
         f"{'':<32} {'tokens/s':>10} {'MFU':>6} {'best':>9} {'median':>8} {'CPU':>8} {'best':>8} {'median':>7} {'CPU':>7}"
@@ -240,18 +256,6 @@ def show(measuring: Measuring, ranks: Sequence[Found]) -> None:
     print(flush=True)
 
 
-def parameters(config: ModelConfig) -> int:
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in set(Transformer(config).parameters()))
-
-
-def flops_per_token(config: ModelConfig) -> float:
-    """Forward and backward: 6 a parameter that tokens are multiplied with (the tied embedding once, as the output layer), and
-    attention's pairs in a row that is one document."""
-    attention = 6.0 * config.num_hidden_layers * config.num_attention_heads * config.head_dim * LENGTH
-    return 6.0 * parameters(config) + attention
-
-
 def matrix_products(turn: Callable[[], None], steps: int, peaks: list[float]) -> None:
     """Adds FLOP/s of this rank in fp32 products of large matrices, while the other ranks do the same."""
     left, right = torch.randn(2, 1024, 1024).unbind()
@@ -263,7 +267,7 @@ def matrix_products(turn: Callable[[], None], steps: int, peaks: list[float]) ->
             peaks.append(2 * 1024**3 / (time.perf_counter() - begun))
 
 
-def own_model(measuring: Measuring) -> nn.Module:
+def own_model(measuring: Measuring) -> Transformer:
     return Transformer(measuring.config, seed=1)
 
 
@@ -271,11 +275,12 @@ def qwen3(measuring: Measuring) -> nn.Module:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     values = to_huggingface(measuring.config, dtype="float32", bos=None, eos=END, pad=END)
-    return Qwen3ForCausalLM(Qwen3Config(**values, attn_implementation="sdpa"))
+    return Qwen3ForCausalLM(Qwen3Config(**values))
 
 
 def own_loss(model: nn.Module, batch: TokenBatch) -> Tensor:
-    return model(batch)
+    loss: Tensor = model(batch)
+    return loss
 
 
 class Loss(nn.Module):
@@ -309,8 +314,6 @@ def plain_loop(
     measuring: Measuring, model: nn.Module, loss_of: Callable[[nn.Module, TokenBatch], Tensor], turn: Callable[[], None]
 ) -> None:
     world = dist.get_world_size()
-    task = pretraining(measuring, world, turn)
-    task.start(Place(dist.get_rank(), world, CPU, measuring.micro_batch), None)  # type: ignore[arg-type]
     trained = Loss(model) if loss_of is own_loss else model
     if world > 1:
         trained = DistributedDataParallel(trained)
@@ -322,8 +325,7 @@ def plain_loop(
     optimizer = torch.optim.AdamW(groups, lr=SETTINGS.lr, betas=SETTINGS.betas, eps=SETTINGS.eps, fused=True)
     trained.train()
     with (measuring.directory / "plain.log").open("a") as log:
-        for step in range(measuring.steps):
-            (batch,) = task.micro_batches(step, None)  # type: ignore[arg-type]
+        for step, (batch,) in enumerate(batches(measuring, Place(dist.get_rank(), world, CPU, measuring.micro_batch), turn)):
             loss = loss_of(trained, batch)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip)
@@ -342,7 +344,7 @@ def run_task(measuring: Measuring, zero: int, task: Pretraining) -> None:
     run = TrainRun(zero=zero, micro_batch=measuring.micro_batch, checkpoint_every=10**6)
     with shared_folder(measuring.directory) as folder:
         loop.train(
-            own_model(measuring), task, Plan(measuring.steps, 10**6), SETTINGS, run,  # type: ignore[arg-type]
+            own_model(measuring), task, Plan(measuring.steps, 10**6), SETTINGS, run,
             device=CPU, inputs={}, trajectory=trajectory(folder), progress=Progress(str(folder / "events.jsonl"), "training"),
         )  # fmt: skip
 
@@ -359,11 +361,8 @@ def huggingface_trainer(measuring: Measuring, zero: int, turn: Callable[[], None
     import transformers
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
-    transformers.logging.set_verbosity_error()
-    world = dist.get_world_size()
-    task = pretraining(measuring, world)
-    task.start(Place(0, 1, CPU, 1), None)  # type: ignore[arg-type]
-    rows = [batch for step in range(measuring.steps) for batch in task.micro_batches(step, None)]  # type: ignore[arg-type]
+    transformers.logging.set_verbosity(logging.ERROR)
+    rows = [row for step in batches(measuring, Place(0, 1, CPU, 1)) for row in step]
 
     class Waiting(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
@@ -383,9 +382,7 @@ def huggingface_trainer(measuring: Measuring, zero: int, turn: Callable[[], None
             max_grad_norm=SETTINGS.clip, save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False,
             logging_strategy="no",
         )  # fmt: skip
-        trainer = Trainer(
-            model=qwen3(measuring), args=arguments, train_dataset=rows, data_collator=collate, callbacks=[Waiting()]  # type: ignore[arg-type]
-        )
+        trainer = Trainer(qwen3(measuring), arguments, collate, rows, callbacks=[Waiting()])
         trainer.remove_callback(transformers.PrinterCallback)
         trainer.train()
 
@@ -437,20 +434,18 @@ def parts_of(measuring: Measuring, zero: int) -> dict[str, float]:
                 setattr(self, name, clock.timed(part, getattr(self, name)))
 
     task = pretraining(measuring, dist.get_world_size())
-    kept = {name: getattr(dist, name) for name in COLLECTIVES if hasattr(dist, name)}
-    kept_wait, kept_step, kept_engine = dist.Work.wait, loop._Loop.step, loop.Engine
-    task.micro_batches = clock.timed("data", task.micro_batches)  # type: ignore[method-assign]
-    loop._Loop.step = clock.timed("rest of the loop", loop._Loop.step)  # type: ignore[method-assign]
-    loop.Engine = Timed  # type: ignore[misc]
-    dist.Work.wait = clock.timed("collectives", kept_wait)
-    for name, function in kept.items():
-        setattr(dist, name, clock.timed("collectives", function))
-    try:
+    with ExitStack() as stack:
+
+        def time_as(part: str, owner: object, *names: str) -> None:
+            for name in names:
+                stack.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
+
+        stack.enter_context(patch.object(loop, "Engine", Timed))
+        time_as("rest of the loop", loop._Loop, "step")
+        time_as("data", task, "micro_batches")
+        time_as("collectives", dist.Work, "wait")
+        time_as("collectives", dist, *(name for name in COLLECTIVES if hasattr(dist, name)))
         run_task(measuring, zero, task)
-    finally:
-        loop._Loop.step, loop.Engine, dist.Work.wait = kept_step, kept_engine, kept_wait  # type: ignore[misc,method-assign]
-        for name, function in kept.items():
-            setattr(dist, name, function)
     return {name: seconds / measuring.steps for name, seconds in clock.parts.items()}
 
 

@@ -21,7 +21,7 @@ from pipeline.lease import Fence
 from pipeline.progress import Progress
 from pipeline.trajectory import Trajectory
 from trainer.data.corpus import Corpus
-from trainer.data.sample_index import Rows
+from trainer.data.sample_index import Rows, Segment, padded
 from trainer.engine import Optimization, TrainRun
 from trainer.guard import Guard
 from trainer.launch import join_alone
@@ -83,8 +83,8 @@ class Planted(Pretraining):
 def planted(directory: Path, kind: type[Planted] = Planted, **changes: Any) -> Planted:
     path, table = directory / "train" / "planted.bin", directory / "index" / "planted.parquet"
     if not table.exists():
-        path.parent.mkdir(parents=True)
-        table.parent.mkdir()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        table.parent.mkdir(parents=True, exist_ok=True)
         with TokenShardWriter(path, VOCABULARY) as writer:
             for number in range(400):
                 writer.write([2 + number % 3] * 23 + [END])
@@ -94,6 +94,10 @@ def planted(directory: Path, kind: type[Planted] = Planted, **changes: Any) -> P
     return kind((replace(held_out, train=files),), END, 24, 24, 0, seed=0, **changes)
 
 
+def tiny() -> Transformer:
+    return Transformer(TINY.resolved(VOCABULARY), seed=1)
+
+
 def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory:
     (directory / name).mkdir(parents=True, exist_ok=True)
     (directory / f"{name}-steps").mkdir(exist_ok=True)
@@ -101,10 +105,17 @@ def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory
 
 
 def training(
-    directory: Path, task: Task, run: TrainRun, *, name: str = "one", settings: Optimization | None = None, **plan: Any
+    directory: Path,
+    task: Task,
+    run: TrainRun,
+    *,
+    name: str = "one",
+    settings: Optimization | None = None,
+    model: Transformer | None = None,
+    **plan: Any,
 ) -> Outcome:
-    """Train the tiny model on this rank; the process group must be up."""
-    model = Transformer(TINY.resolved(VOCABULARY), seed=1)
+    """Train a model, the tiny one, on this rank; the process group must be up."""
+    model = model or tiny()
     values = {"steps": 6, "validate_every": 3, **plan}
     progress = Progress(str(directory / f"{name}.jsonl"), "test")
     return train(
@@ -169,7 +180,7 @@ def equal(first: Outcome, second: Outcome) -> bool:
 def two_ranks_cases(directory: str) -> dict[str, Any]:
     """`weights`: those of 4 steps at each ZeRO stage with 7 rows on two ranks in micro-batches of 3, so that one rank has a
     micro-batch less. `exact`: whether resuming gives the same bits, by precision and stage. `events`: notes of set-aside
-    checkpoints."""
+    checkpoints. `gradients` and `curves`: see there."""
     folder = Path(directory)
     weights, exact = {}, {}
     for zero in range(4):
@@ -186,12 +197,49 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
     training(folder, pretraining(folder), TrainRun(zero=3), name="whole-fp32-1", steps=6)
     for zero in range(4):
         elastic(folder, zero, steps=2)
-    whole = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
+    uncut = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
     settings = Optimization(lr=1e-2, warmup_steps=5, schedule="constant")
     undone = training(
         folder, planted(folder), TrainRun(zero=2, checkpoint_every=10), name="planted", settings=settings, steps=92, guard=Guard()
     ).state.skipped
-    return {"weights": weights, "exact": exact, "whole": whole, "undone": undone, "events": (folder / "whole-fp32-1.jsonl").read_text()}
+    events = (folder / "whole-fp32-1.jsonl").read_text()
+    found = {"weights": weights, "exact": exact, "whole": uncut, "undone": undone, "events": events}
+    return {**found, "gradients": gradients(folder), "curves": golden_curves(folder)}
+
+
+@dataclass
+class Unpacked(Pretraining):
+    """The same documents, each in a row of its own."""
+
+    def _read(self, numbers: Sequence[int]) -> Rows:
+        return padded([[segment] for segment in segments_of(super()._read(numbers))])
+
+
+def segments_of(rows: Rows) -> list[Segment]:
+    """The documents, and parts of documents, that share the rows."""
+    found = []
+    for inputs, targets, documents in zip(rows.inputs, rows.targets, rows.documents, strict=True):
+        ends = [*(np.flatnonzero(np.diff(documents)) + 1).tolist(), len(documents)]
+        found += [Segment(inputs[first:last], targets[first:last]) for first, last in zip([0, *ends], ends, strict=False)]
+    return found
+
+
+def gradients(folder: Path) -> dict[tuple[str, int], tuple[float, dict[str, torch.Tensor]]]:
+    """Loss and gradient of one step in fp64 on these ranks, by the kind of rows and of micro-batches, as loop and engine make them:
+    with so large an eps a step of AdamW is gradient / eps."""
+    eps, found = 1e8, {}
+    settings = Optimization(lr=1.0, schedule="constant", warmup_steps=0, eps=eps, weight_decay=0.0, clip=0.0)
+    for kind in (Pretraining, Unpacked):
+        for micro_batch in (1, 2, 4):
+            model = tiny().double()
+            before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+            task = pretraining(folder, kind, rows_per_step=7, validation_tokens=0)
+            name = f"{kind.__name__}-{micro_batch}-{dist.get_world_size()}"
+            outcome = training(folder, task, TrainRun(zero=0, micro_batch=micro_batch), name=name, settings=settings, model=model, steps=1)
+            after = outcome.weights or before
+            gradient = {name: (tensor - after[name]) * eps for name, tensor in before.items()}
+            found[kind.__name__, micro_batch] = outcome.state.history[-1]["train"]["loss"], gradient
+    return found
 
 
 def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", **changes: Any) -> Outcome:
@@ -204,3 +252,16 @@ def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", **cha
 def continued(directory: str, stages: Sequence[int]) -> dict[int, Outcome]:
     """By ZeRO stage the last two steps, on these ranks, of what others have begun."""
     return {zero: elastic(Path(directory), zero, steps=6) for zero in stages}
+
+
+def golden_curves(folder: Path, name: str = "golden") -> dict[str, list[float]]:
+    """The loss of each step of a training on these ranks, by ZeRO stage."""
+    settings = Optimization(lr=1e-2, warmup_steps=5)
+    curves = {}
+    for zero in range(4):
+        run = TrainRun(zero=zero, micro_batch=8, checkpoint_every=100)
+        history = training(
+            folder, planted(folder), run, name=f"{name}-{zero}", settings=settings, steps=14, validate_every=1
+        ).state.history
+        curves[f"zero-{zero}"] = [entry["train"]["loss"] for entry in history[1:]]
+    return curves
