@@ -46,7 +46,10 @@ class Optimization:
     eps: Annotated[float, Meta(gt=0)] = 1e-8
     weight_decay: Annotated[float, Meta(ge=0, le=1, description="of matrices; norms have none")] = 0.1
     clip: Annotated[float, Meta(ge=0, description="largest norm of the gradient; 0: unlimited")] = 1.0
-    precision: Annotated[Literal["fp32", "bf16"], Meta(description="of weights and activations; bf16 for GPUs")] = "fp32"
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"],
+        Meta(description="of weights and activations; bf16 for GPUs, fp16 for those that have no bf16: the optimizer keeps fp32"),
+    ] = "fp32"
 
     def __post_init__(self) -> None:
         if not all(0 <= beta < 1 for beta in self.betas):
@@ -87,6 +90,14 @@ class TrainRun:
 
     workers: Annotated[int, Meta(ge=0, description="ranks; 0: one rank inside the driver, without Ray")] = 2
     zero: Annotated[int, Meta(ge=0, le=3, description="ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too")] = 1
+    offload: Annotated[
+        Literal["none", "optimizer", "parameters"],
+        Meta(description="kept in the host's memory: the optimizer's states (ZeRO 1 to 3), at ZeRO 3 the weights as well"),
+    ] = "none"
+    recompute: Annotated[
+        Literal["none", "layer"], Meta(description="layer: make a layer's activations again in the backward pass instead of keeping them")
+    ] = "none"
+    compile: Annotated[bool, Meta(description="let torch.compile fuse each layer: a minute at the start, then faster")] = False
     micro_batch: Annotated[int, Meta(ge=1, description="rows a rank computes at once")] = 8
     cpus_per_worker: Annotated[float, Meta(gt=0, description="CPUs reserved for a rank")] = 1.0
     gpus_per_worker: Annotated[int, Meta(ge=0, le=1, description="GPUs of a rank")] = 0
@@ -110,8 +121,16 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
 
     Raises UserError with the mend.
     """
-    if settings.precision == "bf16" and run.zero == 0:
-        raise UserError(f"{name}.run.zero=0: at {name}.precision=bf16 it would add up gradients in bf16; set it to 1, 2 or 3")
+    if settings.precision != "fp32" and run.zero == 0:
+        raise UserError(f"{name}.run.zero=0: it would add up gradients in {settings.precision}, the {name}.precision; set it to 1, 2 or 3")
+    if settings.precision == "fp16" and not run.gpus_per_worker:
+        raise UserError(f"{name}.precision=fp16: is for GPUs; set {name}.run.gpus_per_worker=1, or {name}.precision=fp32")
+    if run.offload != "none" and run.zero == 0:
+        raise UserError(f"{name}.run.offload={run.offload}: ZeRO 0 shards nothing that could be moved; set {name}.run.zero to 1, 2 or 3")
+    if run.offload == "parameters" and run.zero != 3:
+        raise UserError(f"{name}.run.offload=parameters: only ZeRO 3 shards them; set {name}.run.zero=3, or {name}.run.offload=optimizer")
+    if run.compile and run.zero == 3:
+        raise UserError(f"{name}.run.compile=true: ZeRO 3 gathers weights in hooks that a compiled layer skips; set {name}.run.zero=2")
     if run.workers == 0 and run.gpus_per_worker:
         raise UserError(
             f"{name}.run.workers=0: trains inside the driver, which has no GPU assigned; set it to 1, or {name}.run.gpus_per_worker=0"
@@ -120,15 +139,23 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
 
 def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
     """The whole configuration; every choice DeepSpeed would make by default and that matters is made here."""
+    zero: dict[str, Any] = {"stage": run.zero}
+    if run.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": run.gpus_per_worker > 0}
+    if run.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": run.gpus_per_worker > 0}
     config: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": run.micro_batch,
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
-        "zero_optimization": {"stage": run.zero},
+        "zero_optimization": zero,
         "gradient_clipping": settings.clip,
         "checkpoint": {"tag_validation": "Fail"},
         "steps_per_print": 10**9,
+        "zero_force_ds_cpu_optimizer": False,  # torch's own is fused too, and needs no compiler
     }
+    if settings.precision == "fp16":
+        config["fp16"] = {"enabled": True, "loss_scale": 0}  # dynamic
     if settings.precision == "bf16":
         config["bf16"] = {"enabled": True}
         config["data_types"] = {"grad_accum_dtype": "fp32"}
@@ -143,6 +170,13 @@ class Engine:
 
         self.settings, self.total_steps = settings, total_steps
         deepspeed = import_deepspeed(next(module.parameters()).device)
+        if run.zero == 3:
+            from deepspeed.utils import set_z3_leaf_modules
+
+            from trainer.model.moe import leaf_modules
+
+            if leaves := leaf_modules(module):
+                set_z3_leaf_modules(module, leaves)
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
             {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": settings.weight_decay},
@@ -159,11 +193,14 @@ class Engine:
         """Add the gradient of one micro-batch; the sum over micro-batches and ranks is what `step` applies."""
         self.deepspeed.backward(loss * self.world, scale_wrt_gas=False)
 
-    def step(self, number: int) -> float:
-        """Apply the gradients at this step's learning rate; returns their norm before clipping."""
+    def step(self, number: int) -> float | None:
+        """Apply the gradients at this step's learning rate; returns their norm before clipping, or None where fp16 had no room for
+        them: then nothing is applied, and they are scaled less from now on."""
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = self.settings.lr_at(number, self.total_steps)
         self.deepspeed.step()
+        if self.settings.precision == "fp16" and self.deepspeed.optimizer.overflow:
+            return None
         return float(self.deepspeed.get_global_grad_norm() or 0.0)
 
     def read_universal(self, read: Callable[[], None]) -> None:

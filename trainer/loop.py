@@ -23,6 +23,7 @@ from trainer import checkpoint
 from trainer.engine import Engine, Optimization, TrainRun, full_state, gathered, size
 from trainer.guard import WINDOW, Guard
 from trainer.guard import problem as guard_problem
+from trainer.model.moe import Balancer
 from trainer.seeing import Seen
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class Plan:
 
     keep_best  name of a validation term: end with the weights that had its lowest value
     patience   stop after so many validations without a new lowest value; 0: never
+    branch     the first step whose batch changes with the length of the training; its checkpoint is kept
+    bias_rate  by how much a step moves the selection bias of an expert (Glm4Moe)
     guard      what counts as a bad step that is undone; None: only what is no number, and that ends the training
     """
 
@@ -114,6 +117,8 @@ class Plan:
     keep_best: str | None = None
     patience: int = 0
     guard: Guard | None = None
+    bias_rate: float = 0.0
+    branch: int = 0
 
 
 @dataclass
@@ -178,6 +183,9 @@ def train(
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     model.to(device)
+    model.set_recompute(run.recompute)
+    if run.compile:
+        model.compile_layers()
     task.start(Place(rank, world, device, run.micro_batch), model)
     loop = _Loop(Scored(model, task), plan, settings, run, inputs, trajectory, progress)
     first = loop.resume()
@@ -207,6 +215,7 @@ class _Loop:
         self.scored, self.task, self.plan, self.settings, self.run_settings = scored, scored.task, plan, settings, run
         self.inputs, self.trajectory, self.progress = dict(inputs), trajectory, progress
         self.engine = Engine(scored, settings, run, plan.steps)
+        self.balancer = Balancer(scored.model, plan.bias_rate)
         self.seen = Seen(run, progress, trajectory.directory, plan.steps, 6.0 * size(scored), self.device)
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.state = State()
@@ -261,16 +270,19 @@ class _Loop:
         """One step; returns what was wrong with it, if anything, its values, and its tokens. What was wrong is no part of the state."""
         shared, denominators = self.share(list(self.task.micro_batches(step, self.scored.model)))
         sums: dict[str, tuple[float, str]] = {}
-        norm = 0.0
+        norm: float | None = 0.0
         if any(denominators.values()):
             self.scored.train()
             for batch, counted in shared:
                 loss, terms = self.engine.forward(batch, denominators)
                 self.engine.backward(loss * counted)
+                self.balancer.add(self.scored.model.routing, bool(counted))
                 _add(sums, terms, counted)
             norm = self.engine.step(step)
         means = self.means(sums, denominators)
-        values = {**means, "norm": self.summed({"norm": norm / self.world})["norm"]}  # the same on all ranks, who decide on it
+        values = {**means}
+        if norm is not None:
+            values["norm"] = self.summed({"norm": norm / self.world})["norm"]  # the same on all ranks, who decide on it
         guard = self.plan.guard
         problem = guard_problem(values, self.state.recent, guard.deviations if guard else 0.0)
         if problem is None:
@@ -281,7 +293,7 @@ class _Loop:
             for name, value in denominators.items():
                 self.state.totals[name] = self.state.totals.get(name, 0.0) + value
             self.state.summed += 1
-        return problem, values, denominators.get("tokens", 0.0)
+        return problem, {**values, **self.balancer.finish()}, denominators.get("tokens", 0.0)
 
     def undo(self, step: int, problem: str) -> int:
         """Go back to the newest checkpoint and leave out the samples of this step for good; returns how many steps are done.
@@ -379,7 +391,7 @@ class _Loop:
             done == self.plan.steps
             or done % self.run_settings.checkpoint_every == 0
             or (self.run_settings.keep_every and done % self.run_settings.keep_every == 0)
-            or done == self.settings.stable_steps(self.plan.steps)
+            or done in self.branches
             or (self.plan.keep_best is not None and done == self.state.best_step)
         )
 
@@ -389,11 +401,15 @@ class _Loop:
         checkpoint.save(self.engine, self.trajectory, done, facts, self.kept(done))
 
     def kept(self, done: int) -> list[int]:
-        """The steps whose checkpoints stay beside the newest: the best, each so many, and where the learning rate begins to fall,
-        since there a longer training branches off."""
+        """The steps whose checkpoints stay beside the newest: the best, each so many, and those from which a longer training goes on."""
         run = self.run_settings
         each = range(run.keep_every, done + 1, run.keep_every) if run.keep_every else ()
-        return [step for step in (self.state.best_step, self.settings.stable_steps(self.plan.steps), *each) if 0 < step <= done]
+        return [step for step in (self.state.best_step, *self.branches, *each) if 0 < step <= done]
+
+    @property
+    def branches(self) -> tuple[int, ...]:
+        """After so many steps what is trained depends on how long it will be: the learning rate begins to fall, the mixture changes."""
+        return self.settings.stable_steps(self.plan.steps), self.plan.branch
 
     def form(self) -> dict[str, int]:
         return checkpoint.form(self.world, self.run_settings.zero)

@@ -38,6 +38,15 @@ class Phase:
 
 
 @dataclass(frozen=True)
+class Experts:
+    """How the load of experts is evened out in training: by a loss (Qwen3-MoE), by a bias on the selection (Glm4Moe)."""
+
+    balance: Annotated[float, Meta(ge=0, description="weight of the balance loss; models with a selection bias need little or none")] = 1e-3
+    router_z: Annotated[float, Meta(ge=0, description="weight of the routers' squared log-normaliser (ST-MoE: 1e-3)")] = 0.0
+    bias_rate: Annotated[float, Meta(ge=0, description="how far a step moves an expert's selection bias; DeepSeek-V3: 1e-3")] = 1e-3
+
+
+@dataclass(frozen=True)
 class PretrainParams(Optimization):
     """A base model from token shards."""
 
@@ -65,6 +74,12 @@ class PretrainParams(Optimization):
     ] = field(default_factory=dict, metadata={"absent": {}})
     phases: Annotated[tuple[Phase, ...], Meta(description="from a share of max_steps on another mixture, in order")] = field(
         default=(), metadata={"absent": ()}
+    )
+    z_loss: Annotated[
+        float, Meta(ge=0, description="weight of the squared log-normaliser of the logits; keeps them small (PaLM: 1e-4)")
+    ] = field(default=0.0, metadata={"absent": 0.0})
+    experts: Annotated[Experts, Meta(description="of mixtures of experts: how the load is evened out")] = field(
+        default_factory=Experts, metadata={"absent": Experts()}
     )
     guard: Annotated[Guard, Meta(description="what is done about a step that goes wrong")] = field(
         default_factory=Guard, metadata={"absent": Guard(deviations=0.0, rollbacks=0)}
@@ -141,7 +156,7 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     from data_prep.tokenizer import Tokenizer
     from trainer.launch import NewModel, launch
     from trainer.loop import Plan
-    from trainer.tasks.language_model import Pretraining
+    from trainer.tasks.language_model import Beside, Pretraining
 
     artifacts = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
     if not any(file.records for artifact in artifacts.values() for file in artifact.select("train")):
@@ -163,8 +178,10 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
         validation_tokens=params.validation_tokens,
         seed=params.seed,
         tokenizer=directory,
+        beside=Beside(params.z_loss, config.num_experts > 0, params.experts.balance, params.experts.router_z),
     )
-    plan = Plan(params.max_steps, params.validate_every, guard=params.guard)
+    branch = params.changes()[0][0] if params.phases else 0
+    plan = Plan(params.max_steps, params.validate_every, guard=params.guard, bias_rate=params.experts.bias_rate, branch=branch)
     report = launch(ctx, task, plan, params, NewModel(config, params.seed))
     publish_model(ctx, config, params, directory, tokenizer, "Base model")
     return {**training_metrics(report), **given, "parameters": count_parameters(config).exact}

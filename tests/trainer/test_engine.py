@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.stage import UserError
+from tests.trainer.worlds import alone, pretraining, training
 from trainer.engine import Optimization, TrainRun, deepspeed_config, preflight
 
-SCHEDULES = ("constant", "cosine", "wsd")
+SCHEDULES = ("constant", "cosine", "wsd", "1-sqrt")
 
 
 @given(st.sampled_from(SCHEDULES), st.integers(0, 30), st.integers(1, 100), st.floats(0.05, 1.0))
@@ -44,14 +48,39 @@ def test_clipping_and_accumulation_are_always_explicit() -> None:
     assert half["bf16"] == {"enabled": True} and half["data_types"] == {"grad_accum_dtype": "fp32"}
 
 
-def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend() -> None:
-    with pytest.raises(UserError, match=r"sft\.run\.zero=0: at sft\.precision=bf16 .*; set it to 1, 2 or 3"):
-        preflight("sft", Optimization(precision="bf16"), TrainRun(zero=0))
-    with pytest.raises(UserError, match=r"sft\.run\.workers=0: .*set it to 1, or sft\.run\.gpus_per_worker=0"):
-        preflight("sft", Optimization(), TrainRun(workers=0, gpus_per_worker=1))
+GPU: dict[str, Any] = {"gpus_per_worker": 1}
+
+
+@pytest.mark.parametrize(
+    ("precision", "run", "words"),
+    [
+        ("bf16", {"zero": 0}, r"sft\.run\.zero=0: it would add up gradients in bf16.*; set it to 1, 2 or 3"),
+        ("fp16", {"zero": 0, **GPU}, r"sft\.run\.zero=0: it would add up gradients in fp16.*; set it to 1, 2 or 3"),
+        ("fp16", {"zero": 1}, r"sft\.precision=fp16: is for GPUs; set sft\.run\.gpus_per_worker=1, or sft\.precision=fp32"),
+        ("fp32", {"workers": 0, **GPU}, r"sft\.run\.workers=0: .*set it to 1, or sft\.run\.gpus_per_worker=0"),
+        ("fp32", {"zero": 0, "offload": "optimizer"}, r"sft\.run\.offload=optimizer: .*; set sft\.run\.zero to 1, 2 or 3"),
+        ("fp32", {"zero": 2, "offload": "parameters"}, r"offload=parameters: .*set sft\.run\.zero=3, or sft\.run\.offload=optimizer"),
+        ("fp32", {"zero": 3, "compile": True}, r"sft\.run\.compile=true: .*; set sft\.run\.zero=2"),
+    ],
+)  # fmt: skip
+def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend(precision: Any, run: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        preflight("sft", Optimization(precision=precision), TrainRun(**run))
+
+
+def test_what_is_sound_is_not_refused() -> None:
+    for precision, run in (("bf16", {"zero": 2}), ("fp16", {"zero": 1, **GPU}), ("fp32", {"zero": 3, "offload": "parameters"})):
+        preflight("sft", Optimization(precision=precision), TrainRun(**run))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="betas"):
         Optimization(betas=(0.9, 1.0))
-    preflight("sft", Optimization(precision="bf16"), TrainRun(zero=2))
+
+
+@pytest.mark.parametrize(("zero", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")])
+def test_what_is_offloaded_trains_to_the_same_weights(tmp_path: Path, zero: int, offload: Any) -> None:
+    plain = alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=zero), name="plain"))
+    moved = alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=zero, offload=offload), name="moved"))
+    for name, tensor in plain.weights.items():
+        assert torch.allclose(moved.weights[name], tensor, rtol=0, atol=1e-6), name
 
 
 def test_stages_and_params_load_nothing_heavy() -> None:

@@ -84,7 +84,7 @@ def planted(directory: Path, kind: type[Planted] = Planted, **changes: Any) -> P
     path, table = directory / "train" / "planted.bin", directory / "index" / "planted.parquet"
     if not table.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        table.parent.mkdir(parents=True, exist_ok=True)
+        table.parent.mkdir(exist_ok=True)
         with TokenShardWriter(path, VOCABULARY) as writer:
             for number in range(400):
                 writer.write([2 + number % 3] * 23 + [END])
@@ -260,8 +260,6 @@ def golden_curves(folder: Path, name: str = "golden") -> dict[str, list[float]]:
     curves = {}
     for zero in range(4):
         run = TrainRun(zero=zero, micro_batch=8, checkpoint_every=100)
-        history = training(
-            folder, planted(folder), run, name=f"{name}-{zero}", settings=settings, steps=14, validate_every=1
-        ).state.history
+        history = training(folder, planted(folder), run, name=f"{name}-{zero}", settings=settings, steps=14, validate_every=1).state.history
         curves[f"zero-{zero}"] = [entry["train"]["loss"] for entry in history[1:]]
     return curves

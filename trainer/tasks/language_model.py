@@ -26,7 +26,7 @@ from trainer.data.sample_index import (
     row_numbers,
 )
 from trainer.loop import Place, Task, Term
-from trainer.objectives.language_model import TokenBatch, text_bits, token_counts, token_losses
+from trainer.objectives.language_model import TokenBatch, routed_tokens, scored_tokens, text_bits, token_counts
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
@@ -35,15 +35,34 @@ if TYPE_CHECKING:
 SHOWN_TEXTS, SHOWN_PROMPT, SHOWN_TOKENS = 3, 16, 48
 
 
+@dataclass(frozen=True)
+class Beside:
+    """Weights of what is trained beside the loss: see `trainer.stages.PretrainParams`. `routers`: whether the model has any."""
+
+    z_loss: float = 0.0
+    routers: bool = False
+    balance: float = 0.0
+    router_z: float = 0.0
+
+
 class NextToken(Task):
     """Counts and terms of a batch of tokens; validation batches that know their bytes give bits per byte as well."""
 
+    beside: Beside = Beside()  # what is trained beside the loss
+
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
-        return token_counts(batch)
+        return {**token_counts(batch), **({"routed": routed_tokens(batch)} if self.beside.routers else {})}
 
     def terms(self, model: Transformer, batch: TokenBatch) -> Mapping[str, Term]:
-        losses, targets = token_losses(model, batch)
+        losses, normalisers, targets = scored_tokens(model, batch)
         terms = {"loss": Term(losses.sum(), "tokens")}
+        if self.beside.z_loss:
+            terms["z_loss"] = Term((normalisers**2).sum(), "tokens", self.beside.z_loss)
+        if self.beside.routers and model.routing is not None:
+            from trainer.model.moe import balance_loss, router_z_loss
+
+            terms["balance"] = Term(balance_loss(model.routing), "routed", self.beside.balance)
+            terms["router_z"] = Term(router_z_loss(model.routing), "routed", self.beside.router_z)
         if batch.text_bytes is not None:
             terms["bits_per_byte"] = Term(text_bits(losses, targets, batch.end_id), "bytes", weight=0.0)
         return terms
@@ -78,6 +97,7 @@ class Pretraining(NextToken):
     seed: int
     mixture: Mixture | None = None
     tokenizer: str = ""
+    beside: Beside = Beside()
 
     def start(self, place: Place, model: Transformer) -> None:
         self._place = place

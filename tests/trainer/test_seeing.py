@@ -1,0 +1,55 @@
+"""What a training shows: numbers of every step, TensorBoard's files, a profile, texts to read."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.trainer.worlds import alone, equal, pretraining, training, trajectory
+from trainer.engine import TrainRun
+
+
+def events(directory: Path, name: str, kind: str) -> list[dict[str, Any]]:
+    lines = (directory / f"{name}.jsonl").read_text().splitlines()
+    return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+def test_every_step_is_told_with_its_speed_and_what_is_read(tmp_path: Path) -> None:
+    alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(workers=1), name="told"))
+    steps = events(tmp_path, "told", "progress")
+    assert [step["done"] for step in steps] == [1, 2, 3, 4, 5, 6]
+    for step in steps:
+        assert {"loss", "norm", "lr", "tokens_per_second", "memory_gb", "epoch"} <= step.keys() and "mfu" not in step
+        assert step["tokens_per_second"] > 0 and step["memory_gb"] > 0.1
+    assert [event["done"] for event in events(tmp_path, "told", "validation")] == [0, 3, 6]
+
+
+def test_tensorboard_profile_and_texts_are_written_and_change_nothing(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from data_prep.tokenizer import train
+
+    plain = alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(workers=1), name="plain"))
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "tokenizer" / "tokenizer.model").write_bytes(train(["ab cd"] * 9, vocab_size=284))
+    run = TrainRun(workers=1, tensorboard=True, show_every=3, profile_step=2)
+    task = pretraining(tmp_path, tokenizer=str(tmp_path / "tokenizer"))
+    shown = alone(lambda: training(tmp_path, task, run, name="shown"))
+    assert equal(plain, shown)
+    folder = Path(trajectory(tmp_path, "shown").directory)
+    board = EventAccumulator(str(folder / "tensorboard"))
+    board.Reload()
+    assert {"train/loss", "train/tokens_per_second", "validation/bits_per_byte"} <= {*board.Tags()["scalars"]}
+    assert [event.step for event in board.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert [path.name for path in (folder / "profile").iterdir()] == ["step-2-rank-0.json"]
+    assert json.loads((folder / "profile" / "step-2-rank-0.json").read_text())["traceEvents"]
+    texts = events(tmp_path, "shown", "sample")
+    assert [text["done"] for text in texts] == [3, 6] and all(text["text"].count(" -> ") == 3 for text in texts)
+
+
+def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
+    from pipeline.stage import UserError
+
+    with pytest.raises(UserError, match=r'run\.wandb=mine: .*pip install "crawl2chat\[wandb\]"'):
+        alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(workers=1, wandb="mine"), name="board"))
