@@ -6,12 +6,13 @@ The peers are transformers (in the `dev` extra) and accelerate, which must suit 
 `pip install --no-deps --target peers accelerate`, then `PYTHONPATH=peers python -m benchmarks.training`. Without accelerate, or
 without transformers, their lines are left out.
 
-Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all with models of the same shape
-and the same rows in the same micro-batches; their first steps are not counted. Ratios are given thrice: of the best steps, which is
-exact on an idle machine; the median over rounds of turns; and of processor time over all ranks, which other processes disturb
-least, and which leaves out waiting. A step of the plain loop is what a person would write: the loss of this rank's rows, DDP's backward pass,
-clipping, fused AdamW, the loss printed. The plain loop is measured with this project's transformer, so that the loop is all that
-differs, and with transformers' Qwen3. Hugging Face's Trainer has Qwen3, the same DeepSpeed configuration, and logs nothing.
+Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all
+with models of the same shape and the same rows in the same micro-batches; their first steps are not counted. Ratios are given
+thrice: of the best steps, which is exact on an idle machine; the median over rounds of turns; and of processor time over all ranks,
+which other processes disturb least, and which leaves out waiting. A step of the plain loop is what a person would write: the loss
+of this rank's rows, DDP's backward pass, clipping, fused AdamW, the loss printed. The plain loop is measured with this project's
+transformer, so that the loop is all that differs, and with transformers' Qwen3. Hugging Face's Trainer has Qwen3, the same DeepSpeed
+configuration, and logs nothing.
 
 Model FLOPs utilisation counts what `trainer.planning.work_per_token` counts, and is over the fp32 matrix product's peak, measured by
 all ranks at the same time in turn with the sides. `--parts` shows where a step's time goes at each ZeRO stage, in a training of

@@ -105,21 +105,13 @@ def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory
 
 
 def training(
-    directory: Path,
-    task: Task,
-    run: TrainRun,
-    *,
-    name: str = "one",
-    settings: Optimization | None = None,
-    model: Transformer | None = None,
-    **plan: Any,
+    directory: Path, task: Task, run: TrainRun, *, name: str = "one", settings: Optimization | None = None, **plan: Any
 ) -> Outcome:
-    """Train a model, the tiny one, on this rank; the process group must be up."""
-    model = model or tiny()
+    """Train the tiny model on this rank; the process group must be up."""
     values = {"steps": 6, "validate_every": 3, **plan}
     progress = Progress(str(directory / f"{name}.jsonl"), "test")
     return train(
-        model, task, Plan(**values), settings or Optimization(lr=1e-2, warmup_steps=2), run,
+        tiny(), task, Plan(**values), settings or Optimization(lr=1e-2, warmup_steps=2), run,
         device=torch.device("cpu"), inputs={"corpus": "random"}, trajectory=trajectory(directory, name), progress=progress,
     )  # fmt: skip
 
@@ -130,18 +122,22 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def together(ranks: int, directory: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Run in so many processes with a common process group; what each returned, by rank."""
+def together(ranks: int, directory: Path, function: Callable[..., Any], *arguments: Any, backend: str = "gloo") -> list[Any]:
+    """Run in so many processes with a common process group; what each returned, by rank. With NCCL each has the GPU of its number."""
     with tempfile.TemporaryDirectory(dir=directory) as rendezvous:
-        spawn(_rank, (ranks, f"{rendezvous}/store", str(directory), function, arguments), nprocs=ranks)
+        spawn(_rank, (ranks, backend, f"{rendezvous}/store", str(directory), function, arguments), nprocs=ranks)
     return [torch.load(directory / f"result-{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
-def _rank(rank: int, ranks: int, rendezvous: str, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, ranks: int, backend: str, rendezvous: str, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     store = dist.FileStore(rendezvous, ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
     torch.save(function(*arguments), f"{directory}/result-{rank}.pt")
     dist.destroy_process_group()
 
@@ -224,21 +220,23 @@ def segments_of(rows: Rows) -> list[Segment]:
     return found
 
 
-def gradients(folder: Path) -> dict[tuple[str, int], tuple[float, dict[str, torch.Tensor]]]:
-    """Loss and gradient of one step in fp64 on these ranks, by the kind of rows and of micro-batches, as loop and engine make them:
-    with so large an eps a step of AdamW is gradient / eps."""
-    eps, found = 1e8, {}
-    settings = Optimization(lr=1.0, schedule="constant", warmup_steps=0, eps=eps, weight_decay=0.0, clip=0.0)
-    for kind in (Pretraining, Unpacked):
-        for micro_batch in (1, 2, 4):
-            model = tiny().double()
-            before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-            task = pretraining(folder, kind, rows_per_step=7, validation_tokens=0)
-            name = f"{kind.__name__}-{micro_batch}-{dist.get_world_size()}"
-            outcome = training(folder, task, TrainRun(zero=0, micro_batch=micro_batch), name=name, settings=settings, model=model, steps=1)
-            after = outcome.weights or before
-            gradient = {name: (tensor - after[name]) * eps for name, tensor in before.items()}
-            found[kind.__name__, micro_batch] = outcome.state.history[-1]["train"]["loss"], gradient
+CUTS = [(kind, micro_batch, 0) for kind in (Pretraining, Unpacked) for micro_batch in (1, 2, 4)]
+CUTS += [(Pretraining, 2, zero) for zero in (1, 2, 3)]
+
+
+def gradients(folder: Path) -> dict[str, tuple[float, dict[str, torch.Tensor]]]:
+    """Loss and gradient of one step on these ranks, as loop and engine make them, however it is cut: kind of rows, micro-batch, ZeRO
+    stage. AdamW's first step at lr and eps 1 is g / (|g| + 1), from which the gradient follows."""
+    found = {}
+    settings = Optimization(lr=1.0, schedule="constant", warmup_steps=0, eps=1.0, weight_decay=0.0, clip=0.0)
+    before = {name: tensor.double() for name, tensor in tiny().state_dict().items()}
+    for kind, micro_batch, zero in CUTS:
+        task = pretraining(folder, kind, rows_per_step=7, validation_tokens=0)
+        name = f"{kind.__name__}-{micro_batch}-{zero}-{dist.get_world_size()}"
+        outcome = training(folder, task, TrainRun(zero=zero, micro_batch=micro_batch), name=name, settings=settings, steps=1)
+        steps = {name: before[name] - tensor for name, tensor in (outcome.weights or {}).items()}
+        gradient = {name: step / (1 - step.abs()) for name, step in steps.items()}
+        found[name] = outcome.state.history[-1]["train"]["loss"], gradient
     return found
 
 
@@ -260,6 +258,6 @@ def golden_curves(folder: Path, name: str = "golden") -> dict[str, list[float]]:
     curves = {}
     for zero in range(4):
         run = TrainRun(zero=zero, micro_batch=8, checkpoint_every=100)
-        history = training(folder, planted(folder), run, name=f"{name}-{zero}", settings=settings, steps=14, validate_every=1).state.history
+        history = training(folder, planted(folder), run, name=f"{name}-{zero}", settings=settings, steps=20, validate_every=1).state.history
         curves[f"zero-{zero}"] = [entry["train"]["loss"] for entry in history[1:]]
     return curves
