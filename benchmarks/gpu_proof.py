@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def show_plan(proofs: list[Proof]) -> None:
-    print(f"needs {RANKS} NVIDIA GPUs with bf16 and 24 GB each, PyTorch with CUDA and NCCL, 8 GB of disk")
+    print(f"needs {RANKS} NVIDIA GPUs with bf16 and 16 GB each, PyTorch with CUDA and NCCL, 8 GB of disk")
     for proof in proofs:
         print(f"{proof.name:<12} {proof.what:<104} {proof.minutes:>4.0f} min")
     print(f"{'':<12} {'in all, half of it the start of processes and compiling':<104} {sum(proof.minutes for proof in proofs):>4.0f} min")
@@ -237,27 +237,29 @@ def trained(
         torch.cuda.reset_peak_memory_stats()
     model = Transformer(config, seed=1)
     progress = Progress(str(box.folder / f"{name}.jsonl"), "proof")
-    return train(
-        model, task, plan, settings or Optimization(lr=1e-3, warmup_steps=2), run,
-        device=device, inputs={"corpus": "counting"}, trajectory=trajectory(box.folder, name), progress=progress,
-    )  # fmt: skip
+    with redirect_stdout(None):  # DeepSpeed prints what it allocates
+        return train(
+            model, task, plan, settings or Optimization(lr=1e-3, warmup_steps=2), run,
+            device=device, inputs={"corpus": "counting"}, trajectory=trajectory(box.folder, name), progress=progress,
+        )  # fmt: skip
 
 
-def exactly_resumed(box: Box, config: ModelConfig, precision: Literal["fp32", "bf16"], zero: int, name: str) -> tuple[bool, float]:
-    """Whether a training that failed at step 7 of 8, and went on from step 4, ends with the bits of one that did not; its last loss."""
+def exactly_resumed(box: Box, config: ModelConfig, precision: Literal["fp32", "bf16"], zero: int, name: str) -> tuple[bool, list[float]]:
+    """Whether a training that failed at step 7 of 8, and went on from step 4, ends with the bits of one that did not; its losses
+    on average over the first four steps and the last four."""
     from tests.trainer.worlds import Broken, Interrupted, equal
     from trainer.engine import Optimization
     from trainer.loop import Plan
 
     settings = Optimization(lr=1e-3, warmup_steps=2, precision=precision)
-    run, plan, rows = run_of(box, zero=zero, checkpoint_every=4), Plan(8, 100, bias_rate=1e-3), 2 * 2 * 4
+    run, plan, rows = run_of(box, zero=zero, checkpoint_every=4), Plan(8, 4, bias_rate=1e-3), 2 * 2 * 4
     whole = trained(box, config, f"{name}-whole", task_of(box, config, rows), plan, run, settings)
     with suppress(Broken):
         trained(box, config, f"{name}-cut", task_of(box, config, rows, Interrupted, fails_at=6), plan, run, settings)
         raise AssertionError("the training was to fail")
     again = trained(box, config, f"{name}-cut", task_of(box, config, rows), plan, run, settings)
     halved = again.counted["tokens"] == whole.counted["tokens"] / 2
-    return halved and equal(whole, again), whole.state.history[-1]["train"]["loss"]
+    return halved and equal(whole, again), [entry["train"]["loss"] for entry in whole.state.history[1:]]
 
 
 def exactness(box: Box) -> list[Line]:
@@ -310,22 +312,16 @@ def stretches(box: Box, name: str, steps: int) -> dict[int, tuple[dict[str, Any]
 def experts(box: Box) -> list[Line]:
     """A mixture of experts under ZeRO 3: that it resumes exactly shows that its sharding, hooks and selection biases do."""
     lines = []
-    for precision, (same, loss, first) in world(box, RANKS, expert_cases).items():
+    for precision, (same, (first, last)) in world(box, RANKS, expert_cases).items():
         name = f"experts, {precision}, ZeRO 3"
         lines.append(Line(f"{name}, resumed exactly", "equal" if same else "another", "weights and record equal to the bit", same))
-        lines.append(Line(f"{name}, trained", f"mean loss {loss:.3f} of 8 steps", f"below {first:.3f}, that of chance", loss < first))
+        lines.append(Line(f"{name}, trained", f"loss {last:.3f} over steps 5 to 8", f"below {first:.3f}, over 1 to 4", last < first))
     return lines
 
 
-def expert_cases(box: Box) -> dict[str, tuple[bool, float, float]]:
-    import math
-
-    found: dict[str, tuple[bool, float, float]] = {}
+def expert_cases(box: Box) -> dict[str, tuple[bool, list[float]]]:
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    for precision in precisions:
-        same, loss = exactly_resumed(box, box.sparse(), precision, 3, f"experts-{precision}")
-        found[precision] = same, loss, math.log(box.vocabulary)
-    return found
+    return {precision: exactly_resumed(box, box.sparse(), precision, 3, f"experts-{precision}") for precision in precisions}
 
 
 def half_precision(box: Box) -> list[Line]:

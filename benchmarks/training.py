@@ -1,6 +1,6 @@
 """Training's speed: this project's loop beside a plain PyTorch loop and Hugging Face's Trainer, on the same rows.
 
-    python -m benchmarks.training [--ranks 1 2] [--size demo] [--rounds 5] [--parts]
+    python -m benchmarks.training [--ranks 1 2] [--size demo] [--steps 12] [--compile] [--parts]
 
 The peers are transformers (in the `dev` extra) and accelerate, which must suit the same torch and deepspeed:
 `pip install --no-deps --target peers accelerate`, then `PYTHONPATH=peers python -m benchmarks.training`. Without accelerate, or
@@ -82,6 +82,7 @@ class Measuring:
     counted: int  # steps of each side; SKIPPED before them are not counted
     micro_batch: int  # rows; a step has one micro-batch on each rank
     parts: bool
+    compile: bool
 
     @property
     def steps(self) -> int:
@@ -167,11 +168,12 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--steps", type=int, default=12, help="counted steps of each side")
     parser.add_argument("--micro-batch", type=int, default=8, help="rows of 256 tokens that a rank computes in a step")
+    parser.add_argument("--compile", action="store_true", help="also with compiled layers, which takes minutes to start")
     parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="training-") as folder:
-        measuring = Measuring(Path(folder), arguments.size, arguments.steps, arguments.micro_batch, arguments.parts)
+        measuring = Measuring(Path(folder), arguments.size, arguments.steps, arguments.micro_batch, arguments.parts, arguments.compile)
         write_corpus(measuring.directory)
         for ranks in arguments.ranks:
             show(measuring, together(ranks, measuring.directory, measured, measuring))
@@ -217,7 +219,9 @@ def measured(measuring: Measuring) -> Found:
         "plain loop": lambda turn: plain_loop(measuring, own_model(measuring), own_loss, turn),
     }
     for zero in range(4):
-        sides[f"crawl2chat, ZeRO {zero}"] = partial(own_loop, measuring, zero)
+        sides[f"crawl2chat, ZeRO {zero}"] = partial(own_loop, measuring, zero, False)
+    if measuring.compile:
+        sides["crawl2chat, ZeRO 1, compiled"] = partial(own_loop, measuring, 1, True)
     if importlib.util.find_spec("transformers"):
         sides["plain loop, transformers' model"] = lambda turn: plain_loop(measuring, qwen3(measuring), qwen3_loss, turn)
         if importlib.util.find_spec("accelerate"):
@@ -246,7 +250,7 @@ def show(measuring: Measuring, ranks: Sequence[Found]) -> None:
     )
     for name, seconds in wall.items():
         line = f"{name:<32} {tokens / min(seconds):>10,.0f} {tokens * flops / min(seconds) / peak:>6.1%}"
-        for peer in ("plain loop", name.replace("crawl2chat", "HF Trainer")):
+        for peer in dict.fromkeys(("plain loop", name.removesuffix(", compiled").replace("crawl2chat", "HF Trainer"))):
             if peer in wall and (peer != name or name == "plain loop"):
                 median = statistics.median(other / own for other, own in zip(wall[peer], seconds, strict=True))
                 line += f" {min(wall[peer]) / min(seconds):>9.3f} {median:>8.3f} {processor[peer] / processor[name]:>8.3f}"
@@ -337,12 +341,12 @@ def plain_loop(
             print(step, loss.item(), file=log)
 
 
-def own_loop(measuring: Measuring, zero: int, turn: Callable[[], None]) -> None:
-    run_task(measuring, zero, pretraining(measuring, dist.get_world_size(), turn))
+def own_loop(measuring: Measuring, zero: int, compiled: bool, turn: Callable[[], None]) -> None:
+    run_task(measuring, zero, pretraining(measuring, dist.get_world_size(), turn), compiled)
 
 
-def run_task(measuring: Measuring, zero: int, task: Pretraining) -> None:
-    run = TrainRun(zero=zero, micro_batch=measuring.micro_batch, checkpoint_every=10**6)
+def run_task(measuring: Measuring, zero: int, task: Pretraining, compiled: bool = False) -> None:
+    run = TrainRun(zero=zero, micro_batch=measuring.micro_batch, checkpoint_every=10**6, compile=compiled)
     with shared_folder(measuring.directory) as folder:
         loop.train(
             own_model(measuring), task, Plan(measuring.steps, 10**6), SETTINGS, run,
