@@ -263,7 +263,7 @@ def _expected(store: Store, stage: str) -> float | None:
 def _manifests(store: Store, stage: str) -> list[dict[str, Any]]:
     """Of the stage's published artifacts, the latest last."""
     found = [manifest for mark in store.fingerprints(stage) if (manifest := store.manifest(stage, mark))]
-    return sorted(found, key=lambda manifest: float(manifest["started"]))
+    return sorted(found, key=lambda manifest: str(manifest["started"]))
 
 
 def _duration(seconds: float) -> str:

@@ -9,6 +9,7 @@ rank 0 converts it into one file for each state of each parameter, of which ever
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -22,20 +23,35 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from pipeline.stage import Checkpoint, Trajectory
+from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer.engine import Engine
 
+TORCH_CANNOT_WRITE = ("PytorchStreamWriter failed", "unexpected pos")  # how torch puts that a disk is full
 TAG, UNIVERSAL = "state", "universal"
 
 
 def save(engine: Engine, trajectory: Trajectory, step: int, facts: Mapping[str, Any], keep: Sequence[int] = ()) -> None:
-    """Save after `step` steps; called by every rank with the same arguments. `keep` names steps to keep beside the newest."""
+    """Save after `step` steps; called by every rank with the same arguments. `keep` names steps to keep beside the newest.
+
+    UserError where it cannot be written, above all for want of room: the checkpoint before is as it was.
+    """
     directory = trajectory.begin(step)
-    engine.deepspeed.save_checkpoint(directory, tag=TAG, save_latest=False)
-    torch.save(_random_states(), Path(directory, f"random-{dist.get_rank()}.pt"))
-    dist.barrier()
-    if dist.get_rank() == 0:
-        trajectory.commit(step, facts, keep)
+    states = {**_random_states(), "buffers": dict(engine.deepspeed.module.named_buffers())}
+    try:
+        engine.deepspeed.save_checkpoint(directory, tag=TAG, save_latest=False)
+        torch.save(states, Path(directory, f"random-{dist.get_rank()}.pt"))
+        dist.barrier()
+        if dist.get_rank() == 0:
+            trajectory.commit(step, facts, keep)
+    except (OSError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in TORCH_CANNOT_WRITE):
+            raise
+        free = shutil.disk_usage(directory).free
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "a file is cut short"
+        raise UserError(
+            f"{directory}: the checkpoint of step {step} cannot be written: {reason}, {free / 1e9:.1f} GB are free; make room and run the "
+            "same command, which goes on from the checkpoint before"
+        ) from error
     dist.barrier()
 
 
@@ -67,7 +83,10 @@ def load(engine: Engine, checkpoint: Checkpoint, trajectory: Trajectory, wanted:
             shutil.rmtree(directory)
         dist.barrier()
     rank = dist.get_rank() % checkpoint.facts["world_size"]
-    _restore_random(torch.load(Path(checkpoint.directory, f"random-{rank}.pt"), weights_only=False))
+    states = torch.load(Path(checkpoint.directory, f"random-{rank}.pt"), weights_only=False, map_location="cpu")
+    for name, buffer in engine.deepspeed.module.named_buffers():  # the universal checkpoint leaves them out
+        buffer.copy_(states["buffers"][name])
+    _restore_random(states)
 
 
 def _read(engine: Engine, directory: str, tag: str) -> None:
@@ -77,8 +96,8 @@ def _read(engine: Engine, directory: str, tag: str) -> None:
 
 
 def _converted(source: Path, target: Path) -> None:
-    """Make the universal checkpoint `target` of `source`. It takes three times the optimizer's states on disk, for as long as it is
-    needed, and no more memory than one rank's part. The other ranks wait for its last file: for longer than a collective may take."""
+    """Make the universal checkpoint `target` of `source`; what that takes of disk and memory, `trainer.planning` says. The other ranks
+    wait for its last file, since that may take longer than a collective may."""
     last = target.with_suffix(".done")
     if dist.get_rank() == 0:
         shutil.rmtree(target, ignore_errors=True)

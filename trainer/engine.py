@@ -116,6 +116,10 @@ class TrainRun:
         return max(1, self.workers)
 
 
+class Stopped(Exception):
+    """A rank has ended as it was asked to, after a checkpoint."""
+
+
 def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequence[str] = (), roles: Collection[str] = ()) -> None:
     """Refuse before anything starts what DeepSpeed would only refuse on the ranks. `name` is the stage's in the recipe.
 
@@ -217,11 +221,6 @@ class Engine:
             state["step"] = state["step"].clone()
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay
-
-
-def size(module: nn.Module) -> int:
-    """Its parameters, whatever their sharding."""
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
 
 
 def full_state(model: Transformer) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Measuring a model: bits per byte, answers to verifiable prompts, facts and style; and the table of models side by side."""
+"""Measuring a model: bits per byte, answers to verifiable prompts, facts and style, questions; and the tables of models side by side."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from trainer.data.preferences import Preference
     from trainer.data.prompts import Prompt
     from trainer.model.transformer import Transformer
+    from trainer.multiple_choice import EncodedQuestion, Verdict
 
 Z_95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 
@@ -106,11 +107,40 @@ COLUMNS = {
 }
 
 
+def set_report(questions: Sequence[EncodedQuestion], verdicts: Sequence[Verdict]) -> dict[str, Any]:
+    """One set of questions: accuracy, accuracy by log-probability per byte where that is compared, and what guessing gives."""
+    per_byte = [verdict.per_byte for verdict in verdicts if verdict.per_byte is not None]
+    report: dict[str, Any] = {"accuracy": Share(sum(verdict.right for verdict in verdicts), len(verdicts)).plain()}
+    if per_byte:
+        report["accuracy_per_byte"] = Share(sum(per_byte), len(per_byte)).plain()
+    guessed = [1 / len(question.choices) if len(question.choices) > 1 else 0.0 for question in questions]
+    return {**report, "chance": round(sum(guessed) / len(guessed), 6)}
+
+
 def table(reports: Mapping[str, Mapping[str, Any]]) -> str:
-    """A Markdown table of plain reports by model; shares in percent with their 95 % interval."""
+    """Markdown tables of plain reports by model: the measures of each, and its accuracy on each set of questions where some were asked;
+    shares in percent with their 95 % interval."""
     columns = [column for column in COLUMNS if any(report.get(column) is not None for report in reports.values())]
     rows = [["model", *(COLUMNS[column] for column in columns)]]
     rows += [[name, *(cell(report.get(column)) for column in columns)] for name, report in reports.items()]
+    asked = questions_table({name: report.get("questions", {}) for name, report in reports.items()})
+    return "\n\n".join([_markdown(rows), *([asked] if asked else [])])
+
+
+def questions_table(reports: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for each set and measure, a column for each model; empty where no questions were asked."""
+    sets = {name: report for found in reports.values() for name, report in found.items()}
+    rows = [["questions", "n", "chance", *reports]]
+    for name, report in sets.items():
+        for measure, title in (("accuracy", name), ("accuracy_per_byte", f"{name}, per byte")):
+            if measure in report:
+                cells = [cell(found.get(name, {}).get(measure)) for found in reports.values()]
+                rows.append([title, str(report[measure]["n"]), f"{report['chance']:.1%}".replace("%", " %"), *cells])
+    return _markdown(rows) if sets else ""
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first row is its head."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     lines = ["| " + " | ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])

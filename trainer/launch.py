@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.stage import Fence, StageContext, Trajectory, UserError
-from trainer.engine import Optimization, TrainRun
+from trainer.engine import Optimization, Stopped, TrainRun
 from trainer.model.config import ModelConfig
 from trainer.model.hf import WEIGHTS
 
@@ -172,6 +172,7 @@ def stopping_at_a_checkpoint(training: Training) -> Iterator[None]:
         yield
         return
     request = training.trajectory.stop_request
+    request.parent.mkdir(parents=True, exist_ok=True)
     before = signal.getsignal(signal.SIGTERM)
     received = threading.Event()
 
@@ -183,22 +184,23 @@ def stopping_at_a_checkpoint(training: Training) -> Iterator[None]:
     signal.signal(signal.SIGTERM, ask)
     try:
         yield
-    except Exception:
-        if not received.is_set():  # else the ranks ended as they were asked to
+    except Exception as error:
+        ended = isinstance(_cause(getattr(error, "worker_failures", {0: error})), Stopped)
+        if not (received.is_set() and ended):
             raise
     finally:
         signal.signal(signal.SIGTERM, before)
         request.unlink(missing_ok=True)
-        if received.is_set():
-            if callable(before):
-                before(signal.SIGTERM, None)
-            raise KeyboardInterrupt
+    if received.is_set():
+        if callable(before):
+            before(signal.SIGTERM, None)
+        raise KeyboardInterrupt
 
 
 def _cause(failures: Mapping[int, Exception]) -> Exception:
     """The exception that stopped the ranks, as it was raised: a lost rank makes the others fail in their collectives."""
     raised = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
-    return min(raised, key=lambda error: (not isinstance(error, UserError), lost(error)))
+    return min(raised, key=lambda error: (not isinstance(error, UserError | Stopped), lost(error)))
 
 
 def lost(error: Exception) -> bool:

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer import checkpoint
-from trainer.engine import Engine, Optimization, TrainRun, full_state, gathered, size
+from trainer.engine import Engine, Optimization, Stopped, TrainRun, full_state, gathered
 from trainer.guard import WINDOW, Guard
 from trainer.guard import problem as guard_problem
 from trainer.model.moe import Balancer
+from trainer.planning import work_per_token
 from trainer.seeing import Seen
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ class Task(ABC):
 
     @abstractmethod
     def counts(self, batch: Any) -> Mapping[str, float]:
-        """The batch's denominators by name; the same names for every batch."""
+        """The batch's denominators by name; the same names for every batch that is trained on."""
 
     @abstractmethod
     def terms(self, model: Transformer, batch: Any) -> Mapping[str, Term]:
@@ -95,6 +96,10 @@ class Task(ABC):
     def position(self, step: int) -> Mapping[str, float]:
         """How far the data are before this step, to be shown."""
         return {}
+
+    def row_tokens(self) -> int:
+        """The length of a row; 0 where that is not known beforehand."""
+        return 0
 
     def show(self, model: Transformer) -> str:
         """Something the model writes, for people to read. Called on one rank with the whole model."""
@@ -135,10 +140,6 @@ class State:
     skipped: list[dict[str, Any]] = field(default_factory=list)  # {"step", "reason", "samples"} of each step that was undone
 
 
-class Stopped(Exception):
-    """The driver asked for an end, and a checkpoint is written."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """The end of a training, and what this launch did of it."""
@@ -162,7 +163,8 @@ class Scored(nn.Module):
         terms = self.task.terms(self.model, batch)
         # a denominator of 0 means that there is nothing to learn from: the term has no value, its numerator is 0 as well
         parts = [term.weight * term.numerator / (denominators[term.denominator] or 1.0) for term in terms.values() if term.weight]
-        return torch.stack(parts).sum(), {name: (term.numerator.detach().double(), term.denominator) for name, term in terms.items()}
+        loss = torch.stack(parts).sum() if parts else torch.zeros(())
+        return loss, {name: (term.numerator.detach().double(), term.denominator) for name, term in terms.items()}
 
 
 def train(
@@ -216,7 +218,14 @@ class _Loop:
         self.inputs, self.trajectory, self.progress = dict(inputs), trajectory, progress
         self.engine = Engine(scored, settings, run, plan.steps)
         self.balancer = Balancer(scored.model, plan.bias_rate)
-        self.seen = Seen(run, progress, trajectory.directory, plan.steps, 6.0 * size(scored), self.device)
+        self.seen = Seen(
+            run,
+            progress,
+            trajectory.directory,
+            plan.steps,
+            work_per_token(scored.model.config, scored.task.row_tokens()).total,
+            self.device,
+        )
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.state = State()
         self.seconds = 0.0
@@ -332,13 +341,13 @@ class _Loop:
             mine = batches[self.rank :: self.world]
             # sharded weights make every forward pass a common one: whoever has no batch left repeats one, uncounted
             shared = [(batch, 1.0) for batch in mine] + [(batches[0], 0.0)] * (rounds - len(mine))
-            denominators = self.denominators(shared)
+            denominators = self.denominators(shared, [name for batch in batches for name in self.task.counts(batch)])
             sums: dict[str, tuple[float, str]] = {}
             self.scored.eval()
             with torch.no_grad():
                 for batch, counted in shared:
                     _add(sums, self.engine.forward(batch, denominators)[1], counted)
-            found = self.means(sums, denominators)
+            found = self.means(self.named_alike(sums), denominators)
         trained = {name: total / self.state.summed for name, total in self.state.sums.items()}
         self.state.history.append({"step": step, "train": trained, "validation": found})
         self.state.sums, self.state.summed = {}, 0
@@ -367,12 +376,20 @@ class _Loop:
         shared = [(batch, 1.0) for batch in batches] + [(batches[-1], 0.0)] * (int(number) - len(batches))
         return shared, self.denominators(shared)
 
-    def denominators(self, shared: Sequence[tuple[Any, float]]) -> dict[str, float]:
-        counts: dict[str, float] = {}
+    def denominators(self, shared: Sequence[tuple[Any, float]], names: Sequence[str] = ()) -> dict[str, float]:
+        """The global sums. `names`: all there are, where a rank's own batches may lack some."""
+        counts = dict.fromkeys(names, 0.0)
         for batch, counted in shared:
             for name, value in self.task.counts(batch).items():
                 counts[name] = counts.get(name, 0.0) + value * counted
         return self.summed(counts)
+
+    def named_alike(self, sums: Mapping[str, tuple[float, str]]) -> dict[str, tuple[float, str]]:
+        """With the terms of all ranks, in the order of the first: a rank that had no batch of a kind adds nothing to its terms."""
+        ranks: list[dict[str, str]] = [{} for _ in range(self.world)]
+        dist.all_gather_object(ranks, {name: by for name, (_, by) in sums.items()})
+        named = {name: by for terms in ranks for name, by in terms.items()}
+        return {name: sums.get(name, (0.0, named[name])) for name in named}
 
     def means(self, sums: Mapping[str, tuple[float, str]], denominators: Mapping[str, float]) -> dict[str, float]:
         """Each term over all ranks; those whose denominator is 0 have no value."""

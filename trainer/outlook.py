@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stage import Outlook, Upstream
 from trainer.engine import Optimization, TrainRun
 from trainer.model.config import ModelConfig
-from trainer.planning import Assumptions, Estimate, Training, chinchilla_ratio, count_parameters, estimate
+from trainer.planning import Assumptions, Estimate, Parameters, Training, chinchilla_ratio, count_parameters, estimate
 
 if TYPE_CHECKING:
     from trainer.stages import DpoParams, GrpoParams, PretrainParams, SftParams
 
-SAME_RUN = ("workers", "zero", "micro_batch", "cpus_per_worker", "gpus_per_worker", "threads")  # what throughput depends on
+SAME_RUN = (
+    "workers",
+    "zero",
+    "micro_batch",
+    "cpus_per_worker",
+    "gpus_per_worker",
+    "threads",
+    "offload",
+    "recompute",
+)  # what throughput depends on
 
 
 def plan_pretraining(
@@ -25,22 +34,27 @@ def plan_pretraining(
     manifests: Sequence[Mapping[str, Any]],
 ) -> Outlook | None:
     """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says."""
+    if "model" in inputs:  # its shape stands in its files, which may not be there yet
+        return None
     config = params.model.resolved(0 if params.model.vocab_size else getattr(inputs["tokenizer"].params, "vocab_size", 0))
     if not config.vocab_size:
         return None
+    before = measured(manifests, params, run, count_parameters(config))
     training = Training(
         config=config,
         tokens=params.max_steps * params.batch_tokens,
         steps=params.max_steps,
         sequence_length=params.sequence_length,
-        tokens_per_second=measured(manifests, params, run, {"parameters": count_parameters(config).exact}),
+        tokens_per_second=before["metrics"]["tokens_per_second"] if before else None,
         **how_of(params, run),
     )
     found = estimate(training, assumptions)
     lines = [*words(found)]
     if not config.trainable:
         lines.append(f"{config.architecture} can be planned, not trained")
-    return Outlook(found.plain(), tuple(lines), found.cost.time_s, config)
+    # what it took besides its steps, to start and to publish, it will take again
+    besides = max(0.0, before["elapsed_s"] - before["metrics"]["tokens"] / before["metrics"]["tokens_per_second"]) if before else 0.0
+    return Outlook(found.plain(), tuple(lines), found.cost.time_s + besides, config)
 
 
 def plan_fine_tuning(
@@ -86,17 +100,26 @@ def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:
         "world": run.world_size,
         "zero": run.zero,
         "device": "cuda" if run.gpus_per_worker else "cpu",
+        "offload": run.offload != "none",
+        "recompute": run.recompute == "layer",
     }
 
 
-def measured(manifests: Sequence[Mapping[str, Any]], params: PretrainParams, run: TrainRun, metrics: Mapping[str, Any]) -> float | None:
-    """Tokens a second of the latest training of the same model, rows and precision on the same ranks; None where there was none."""
+def measured(
+    manifests: Sequence[Mapping[str, Any]], params: PretrainParams, run: TrainRun, parameters: Parameters
+) -> Mapping[str, Any] | None:
+    """The manifest of the latest training of the same model, rows and precision on the same ranks; None where there was none."""
     wanted = {"sequence_length": params.sequence_length, "precision": params.precision}
     ranks = {key: value for key, value in asdict(run).items() if key in SAME_RUN}
     for manifest in reversed(manifests):
-        found = manifest["metrics"]
-        if wanted.items() <= manifest["params"].items() and ranks.items() <= manifest["run"].items() and metrics.items() <= found.items():
-            return float(found["tokens_per_second"])
+        metrics = manifest["metrics"]
+        if (
+            wanted.items() <= manifest["params"].items()
+            and ranks.items() <= manifest["run"].items()
+            and metrics.get("parameters") == parameters.exact
+            and metrics.get("tokens_per_second")
+        ):
+            return manifest
     return None
 
 

@@ -19,6 +19,7 @@ CHINCHILLA = 20  # tokens a parameter (arXiv:2203.15556, table 3, rounded as eve
 REDUCE_BUCKET = 500_000_000
 LIVE_PARAMETERS = 1_000_000_000
 LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements, as in trainer.model.output
+CONVERTED = 26  # bytes a parameter of a universal checkpoint while it is made, as measured: 24, and what its many files add
 POSITIONS_AT_LEAST = 64  # as there
 
 
@@ -363,6 +364,7 @@ class Estimate:
             "memory_parts": {str(stage): asdict(memory) for stage, memory in self.memory.items()},
             "memory_parts_offloaded": {str(stage): asdict(memory) for stage, memory in self.offloaded.items()},
             "largest_micro_batch": {str(stage): rows for stage, rows in self.micro_batch.items()},
+            "conversion": conversion_bytes(self.parameters, training.world, training.precision),
             **asdict(self.cost),
             "devices": training.world,
             "tokens_per_second": training.tokens / self.cost.time_s,
@@ -374,6 +376,13 @@ class Estimate:
 def totals(memory: Mapping[int, Memory]) -> dict[str, int]:
     """Bytes on the device, by ZeRO stage."""
     return {str(stage): found.total for stage, found in memory.items()}
+
+
+def conversion_bytes(parameters: Parameters, world: int, precision: str) -> dict[str, int]:
+    """What it takes, on one host, to let another number of ranks go on from a checkpoint of `world`: weights and moments in fp32 twice,
+    as fragments and whole, beside a copy of the weights on disk; one rank's part of them and the weights in memory."""
+    weights = parameters.exact * width_of(precision)
+    return {"disk_bytes": CONVERTED * parameters.exact + weights, "memory_bytes": 12 * parameters.exact // world + weights}
 
 
 def estimate(training: Training, assumptions: Assumptions) -> Estimate:

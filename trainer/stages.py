@@ -75,6 +75,9 @@ class PretrainParams(Optimization):
     phases: Annotated[tuple[Phase, ...], Meta(description="from a share of max_steps on another mixture, in order")] = field(
         default=(), metadata={"absent": ()}
     )
+    max_questions: Annotated[int, Meta(ge=1, description="of each file of pretrain.sources, asked at every validation")] = field(
+        default=200, metadata={"absent": 200}
+    )
     z_loss: Annotated[
         float, Meta(ge=0, description="weight of the squared log-normaliser of the logits; keeps them small (PaLM: 1e-4)")
     ] = field(default=0.0, metadata={"absent": 0.0})
@@ -125,10 +128,14 @@ class PretrainParams(Optimization):
         return [(floor(round(phase.begin * self.max_steps, 6)), phase.mixture) for phase in self.phases]
 
 
+QUIZ_TOKENS = 4096  # of a batch of questions
+NO_CORPUS = {"tokenizer", "model"}  # roles of pretrain that hold no tokens
+
+
 def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse a mixture of corpora that are not there, and ranks without a row, before the corpora are built."""
     preflight(name, params, run)
-    corpora = sorted({*roles} - {"tokenizer"})
+    corpora = sorted({*roles} - NO_CORPUS)
     for key, values in (*params.mixtures(), ("max_epochs", params.max_epochs)):
         if unknown := sorted({*values} - {*corpora}):
             raise UserError(f"{name}.{key}.{unknown[0]}: there is no such corpus in {name}.needs, which has {', '.join(corpora)}")
@@ -145,28 +152,27 @@ def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources:
     version=1,
     run=TrainRun,
     extendable=("max_steps",),
-    needs=("corpus", "tokenizer", "*"),
+    needs=("corpus", "tokenizer", "model?", "*"),
     check=check_pretraining,
     resolve=from_depth,
     plan=plan_pretraining,
     assumes=Assumptions,
 )
 def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
-    """Train a base model on the next token of every document; publish it as a Hugging Face directory."""
+    """Train a base model on the next token of every document; publish it as a Hugging Face directory. With `needs.model` the
+    training goes on from that model, whose shape it has instead of `model`."""
     from data_prep.tokenizer import Tokenizer
-    from trainer.launch import NewModel, launch
+    from trainer.launch import NewModel, SavedModel, launch
     from trainer.loop import Plan
     from trainer.tasks.language_model import Beside, Pretraining
+    from trainer.tasks.questions import Quiz
 
-    artifacts = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role != "tokenizer"}
-    if not any(file.records for artifact in artifacts.values() for file in artifact.select("train")):
-        raise UserError(f"needs.{', needs.'.join(artifacts)}: no document to train on; look at what the stages before it rejected")
     directory = ctx.inputs["tokenizer"].directory
     tokenizer = Tokenizer.load(directory)
-    try:
-        config = params.model.resolved(tokenizer.vocab_size)
-    except ValueError as error:
-        raise UserError(f"pretrain.model: {error}") from None
+    config = shape(ctx, params, tokenizer.vocab_size)
+    artifacts = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role not in NO_CORPUS}
+    if not any(file.records for artifact in artifacts.values() for file in artifact.select("train")):
+        raise UserError(f"needs.{', needs.'.join(artifacts)}: no document to train on; look at what the stages before it rejected")
     corpora = packed(ctx, params, sound_corpora(ctx, params, config.vocab_size))
     mixture, given = mixed_corpora(params, corpora)
     task = Pretraining(
@@ -178,13 +184,36 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
         validation_tokens=params.validation_tokens,
         seed=params.seed,
         tokenizer=directory,
+        quiz=Quiz(tuple(ctx.sources), directory, params.max_questions, QUIZ_TOKENS, params.seed) if ctx.sources else None,
         beside=Beside(params.z_loss, config.num_experts > 0, params.experts.balance, params.experts.router_z),
     )
     branch = params.changes()[0][0] if params.phases else 0
     plan = Plan(params.max_steps, params.validate_every, guard=params.guard, bias_rate=params.experts.bias_rate, branch=branch)
-    report = launch(ctx, task, plan, params, NewModel(config, params.seed))
+    beginning = SavedModel(ctx.inputs["model"].directory) if "model" in ctx.inputs else NewModel(config, params.seed)
+    report = launch(ctx, task, plan, params, beginning)
     publish_model(ctx, config, params, directory, tokenizer, "Base model")
     return {**training_metrics(report), **given, "parameters": count_parameters(config).exact}
+
+
+def shape(ctx: StageContext, params: PretrainParams, vocab_size: int) -> ModelConfig:
+    """Of the model that is to be trained: the one among the inputs, or a new one. UserError where the data do not fit it."""
+    from trainer.model.hf import load_config
+
+    if "model" not in ctx.inputs:
+        try:
+            return params.model.resolved(vocab_size)
+        except ValueError as error:
+            raise UserError(f"pretrain.model: {error}") from None
+    config = load_config(ctx.inputs["model"].directory)
+    if vocab_size > config.vocab_size:
+        raise UserError(
+            f"pretrain.needs.model: knows {config.vocab_size} tokens, the tokenizer has {vocab_size}; give needs.tokenizer the model's own"
+        )
+    if params.sequence_length > config.max_position_embeddings:
+        raise UserError(
+            f"pretrain.sequence_length={params.sequence_length}: the model reads {config.max_position_embeddings} tokens; lower it"
+        )
+    return config
 
 
 def sound_corpora(ctx: StageContext, params: PretrainParams, vocab_size: int) -> tuple[Corpus, ...]:
@@ -196,7 +225,7 @@ def sound_corpora(ctx: StageContext, params: PretrainParams, vocab_size: int) ->
     from trainer.data.corpus import Corpus, require_ids, require_whole
 
     corpora = []
-    for role, artifact in ((role, ctx.inputs[role]) for role in sorted(ctx.inputs) if role != "tokenizer"):
+    for role, artifact in ((role, ctx.inputs[role]) for role in sorted(ctx.inputs) if role not in NO_CORPUS):
         where = f"pretrain.needs.{role}"
         made_with = artifact.manifest.get("inputs", {}).get("tokenizer", {}).get("digest")
         if made_with not in (None, ctx.inputs["tokenizer"].digest):
@@ -272,6 +301,31 @@ def mixed_corpora(params: PretrainParams, corpora: Sequence[Corpus]) -> tuple[Mi
         if best_fit:
             given[f"{corpus.role}_padding"] = round(1 - held / whole, 6)
     return mixture, given
+
+
+@dataclass(frozen=True)
+class AdoptParams:
+    """A model that others have trained."""
+
+
+@stage(version=1)
+def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
+    """Somebody's Hugging Face directory, its files given as sources, as a model and tokenizer that other stages can need."""
+    import shutil
+    from pathlib import Path
+
+    from data_prep.tokenizer import Tokenizer
+    from trainer.model.hf import load_config
+
+    for file in ctx.sources:
+        shutil.copyfile(file.path, ctx.path(Path(file.name).name))
+        ctx.fence.check()
+    directory = str(Path(ctx.path("config.json")).parent)
+    config = load_config(directory)
+    Tokenizer.load(directory)
+    for file in ctx.sources:
+        ctx.publish(Path(file.name).name)
+    return {"parameters": count_parameters(config).exact, "vocab_size": config.vocab_size}
 
 
 @dataclass(frozen=True)
@@ -511,6 +565,9 @@ class EvaluateParams:
     validation_tokens: Annotated[int, Meta(ge=1, description="held-out tokens for bits per byte, rounded up to whole documents")] = 65_536
     max_prompts: Annotated[int, Meta(ge=1, description="held-out prompts asked, from the first")] = 1200
     max_preferences: Annotated[int, Meta(ge=1, description="held-out preferences whose prompts are asked, from the first")] = 300
+    max_questions: Annotated[int, Meta(ge=1, description="multiple-choice questions of each set, drawn by the seed")] = field(
+        default=10_000, metadata={"absent": 10_000}
+    )
     temperature: Annotated[float, Meta(gt=0, description="of sampled answers")] = 1.0
     max_new_tokens: Annotated[int, Meta(ge=1, description="longest answer; what is cut off counts as wrong")] = 24
     sequence_length: Annotated[int, Meta(ge=8, description="tokens read at once for bits per byte")] = 256
@@ -526,15 +583,17 @@ def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
     import json
     from pathlib import Path
 
+    from trainer.data.questions import holds_questions
     from trainer.evaluation import table
     from trainer.examination import examine_shard
 
     side = {f"corpus/{file.name}": file for file in ctx.inputs["corpus"].files if file.name.split("/")[0] in ("validation", "index")}
     for role in ("prompts", "preferences"):
-        if role in ctx.inputs or role == "prompts":
-            # what a stage made holds the sets of all trainings; the user's own files here are for nothing else
-            files = [file for file in ctx.files(role) if role not in ctx.inputs or "test" in stem(file.name)]
-            side |= {f"{role}/{file.name}": file for file in files}
+        if role in ctx.inputs:
+            # what a stage made holds the sets of all trainings
+            side |= {f"{role}/{file.name}": file for file in ctx.files(role) if "test" in stem(file.name)}
+    for file in ctx.sources:
+        side[f"{'questions' if holds_questions(file.path) else 'prompts'}/{file.name}"] = file
     models = {role: artifact for role, artifact in ctx.inputs.items() if role not in ("corpus", "prompts", "preferences")}
     units = [
         Unit(role, artifact.digest, None, tuple(file.path for file in artifact.files if "/" not in file.name))
@@ -549,5 +608,8 @@ def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
 
 
 def flat(report: Mapping[str, Any]) -> dict[str, float]:
-    """The single numbers of one model's report."""
-    return {name: value["value"] if isinstance(value, Mapping) else value for name, value in report.items() if value is not None}
+    """The single numbers of one model's report, those of the sets of questions by their names."""
+    numbers = {name: value for name, value in report.items() if name != "questions" and value is not None}
+    for name, found in report.get("questions", {}).items():
+        numbers |= {f"{name}_{measure}": value for measure, value in found.items() if measure != "chance"}
+    return {name: value["value"] if isinstance(value, Mapping) else value for name, value in numbers.items()}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,38 @@ def test_twenty_kills_over_all_training_stages_leave_the_same_bytes(prepared: Pa
         if taken == 20:
             break
     print(f"{taken} kills in {chain + 1} runs: the same bytes")
+
+
+def reached(toy: Toy) -> int:
+    """The last step of pretraining that was told."""
+    lines = [line for path in toy.root.glob("runs/*/events.jsonl") for line in path.read_text().splitlines(keepends=True)]
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    return max((event["done"] for event in events if event["event"] == "progress" and event["stage"] == "pretrain"), default=0)
+
+
+@pytest.mark.parametrize(
+    "ranks", [pytest.param(("pretrain.run.workers=0",), id="alone"), pytest.param((), id="two ranks", marks=pytest.mark.proof)]
+)
+def test_a_request_to_end_leaves_a_checkpoint_from_which_the_same_command_goes_on(
+    prepared: Path, tmp_path: Path, ranks: tuple[str, ...]
+) -> None:
+    arguments = ("target=pretrain", "pretrain.max_steps=120", "pretrain.run.checkpoint_every=1000", *ranks)
+    whole = fresh(prepared, tmp_path / "whole")
+    whole.run(*arguments)
+    asked = fresh(prepared, tmp_path / "asked")
+    process = asked.start(*arguments)
+    while reached(asked) < 7:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.05)
+    process.terminate()
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 143 and "to go on: crawl2chat" in error
+    [complete] = asked.root.glob("store/pretrain/trajectories/*/step-*/COMPLETE")
+    step = int(complete.parent.name.partition(".")[0].removeprefix("step-"))
+    assert 7 <= step < 120
+    asked.run(*arguments)
+    assert pretrained(asked, *arguments[1:]) == pretrained(whole, *arguments[1:])
+    assert not list(asked.root.glob("store/pretrain/trajectories/*/stop.*"))
 
 
 def crash_at(toy: Toy, k: int, *arguments: str) -> bool:

@@ -155,7 +155,7 @@ finally:
 def test_planning_any_recipe_imports_nothing_heavy(recipe: str, tmp_path: Path) -> None:
     for name in ("a", "validation"):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "hello"}\n')
-    kinds = ("pages", "conversations", "preferences", "prompts", "test_prompts") if recipe == "web" else ()
+    kinds = ("pages", "conversations", "preferences", "prompts", "test_prompts", "questions") if recipe == "web" else ()
     sources = [f"source.{kind}=[{tmp_path}/*.jsonl]" for kind in kinds]
     command = [sys.executable, "-c", PROBE, "plan", f"recipe={recipe}", f"root={tmp_path}/root", *sources]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)

@@ -79,3 +79,16 @@ def same(first: Outcome, second: Outcome) -> bool:
     if first.weights is None or second.weights is None:
         return first.weights is second.weights
     return all(torch.equal(tensor, second.weights[name]) for name, tensor in first.weights.items())
+
+
+def begun(directory: str) -> None:
+    """Trainings that crashed after two steps, one at each ZeRO stage."""
+    for zero in range(4):
+        with contextlib.suppress(worlds.Broken):
+            training(Path(directory), f"elastic-{zero}", TrainRun(zero=zero, micro_batch=2, checkpoint_every=1), fails_at=2)
+
+
+def finished(directory: str) -> dict[int, Outcome]:
+    """The same trainings at their end, on however many ranks; at -1 one that never crashed."""
+    found = {zero: training(Path(directory), f"elastic-{zero}", TrainRun(zero=zero, micro_batch=2)) for zero in range(4)}
+    return {-1: training(Path(directory), "whole", TrainRun(zero=0, micro_batch=2)), **found}

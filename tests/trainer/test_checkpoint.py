@@ -1,13 +1,20 @@
 """Checkpoints: what is resumed is what was interrupted, bit for bit; what does not fit is set aside."""
 
+import resource
+import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pipeline.stage import UserError
 from tests.trainer.worlds import alone, continued, elastic, equal, pretraining, resumed, together, training, trajectory
 from trainer.engine import TrainRun
+from trainer.model.transformer import Transformer
+from trainer.objectives.language_model import TokenBatch
+from trainer.tasks.language_model import Pretraining
 
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=2)
 
@@ -60,6 +67,31 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     again = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
     assert again.counted == {"tokens": (6 - steps[1]) * 6 * 24} and equal(whole, again)
     assert f"a checkpoint is passed over: {victim}" in (tmp_path / "whole.jsonl").read_text()
+
+
+def test_a_disk_without_room_is_one_line_and_the_checkpoint_before_remains(tmp_path: Path) -> None:
+    whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
+    room, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    @dataclass
+    class Crowded(Pretraining):
+        """From the fifth step on no file may be longer than a checkpoint's."""
+
+        def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+            if step == 4:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, room[1]))
+            return super().micro_batches(step, model)
+
+    try:
+        with pytest.raises(
+            UserError, match=r"the checkpoint of step 6 cannot be written: .* GB are free; make room and run the same command"
+        ):
+            alone(lambda: training(tmp_path, pretraining(tmp_path, kind=Crowded), RUN, name="full"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+        signal.signal(signal.SIGXFSZ, before)
+    assert [checkpoint.step for checkpoint in trajectory(tmp_path, "full").complete()] == [4, 2]
+    assert equal(whole, alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="full")))
 
 
 def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -10,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.token_shards import IndexRow, TokenShardWriter, write_index
-from pipeline.stage import File, Shard, Unit
+from pipeline.stage import File, Shard, Unit, UserError
 from trainer.data.preferences import Preference
 from trainer.evaluation import Share, cell, has_style, table
 from trainer.examination import examine_shard
 from trainer.rollout.records import merge_records, write_records
-from trainer.stages import EvaluateParams
+from trainer.stages import EvaluateParams, flat
 
 
 @pytest.mark.parametrize(
@@ -69,8 +70,8 @@ def jsonl(path: Path, rows: list[dict[str, object]]) -> File:
     return File.of(path.name, str(path), len(rows))
 
 
-def examined(directory: Path, home: Path) -> dict[str, object]:
-    """The report of an untrained assistant on three prompts, two preferences and a held-out document."""
+def examined(directory: Path, home: Path, given: tuple[str, ...] = ("prompts", "preferences", "questions")) -> dict[str, Any]:
+    """The report of an untrained assistant on three prompts, two preferences, two sets of questions and a held-out document."""
     tokenizer = save_assistant(directory)[1]
     asked = [[{"role": "user", "content": f"What is {number}+3?"}] for number in range(3)]
     prompts = [{"id": str(n), "prompt": prompt, "answer": str(n + 3)} for n, prompt in enumerate(asked)]
@@ -82,23 +83,49 @@ def examined(directory: Path, home: Path) -> dict[str, object]:
     with TokenShardWriter(home / "validation" / "a.bin", tokenizer.vocab_size) as writer:
         writer.write(ids)
     write_index(home / "index" / "a.parquet", [IndexRow("doc", "validation", len(ids), len(text.encode()))])
+    sums = [{"query": "What is 2+3?", "choices": ["5", "6", "the user asks", "8"], "gold": number % 4} for number in range(8)]
+    sentences = [{"good": "What is 2+3?", "bad": "What 2+3 is?"}] * 3
     side = {"prompts/test.jsonl": jsonl(home / "prompts.jsonl", prompts), "preferences/test.jsonl": jsonl(home / "pairs.jsonl", pairs)}
+    side |= {f"questions/{name}.jsonl": jsonl(home / f"{name}.jsonl", rows) for name, rows in (("sums", sums), ("order", sentences))}
+    side = {name: file for name, file in side.items() if name.split("/")[0] in given}
     for name in ("validation/a.bin", "validation/a.idx", "index/a.parquet"):
         side[f"corpus/{name}"] = File.of(name, str(home / name))
     unit = Unit("sft", "digest", None, tuple(str(path) for path in directory.iterdir() if path.is_file()))
     result = examine_shard(Shard(unit, EvaluateParams(max_new_tokens=8), side, str(home / "out")))
     assert result.records == {"reports": 1}
-    report: dict[str, object] = json.loads((home / "out" / "reports" / "sft.json").read_text())
+    report: dict[str, Any] = json.loads((home / "out" / "reports" / "sft.json").read_text())
     return report
 
 
 def test_a_model_is_examined_on_everything_and_twice_alike(tmp_path: Path) -> None:
     first, second = (examined(tmp_path / f"model-{number}", tmp_path / f"home-{number}") for number in range(2))
     assert first == second
-    assert list(first) == ["bits_per_byte", "greedy", "sampled", "facts", "style"]
+    assert list(first) == ["bits_per_byte", "greedy", "sampled", "facts", "style", "questions"]
+    sums, order = first["questions"]["sums"], first["questions"]["order"]
+    # whatever it answers, the same answer is right to two of eight
+    assert (sums["accuracy"]["value"], sums["accuracy_per_byte"]["value"], sums["accuracy"]["n"], sums["chance"]) == (0.25, 0.25, 8, 0.25)
+    assert order["accuracy"]["value"] in (0.0, 1.0) and order["chance"] == 0.5 and list(order) == ["accuracy", "chance"]
     assert first["greedy"]["n"] == first["sampled"]["n"] == 3 and first["style"]["n"] == 2
     # an untrained model spends about log2(vocabulary) bits on a token
     assert 1 < first["bits_per_byte"] < 9
+
+
+def test_what_is_not_given_is_not_measured(tmp_path: Path) -> None:
+    assert list(examined(tmp_path / "model", tmp_path / "home", ("questions",))) == ["bits_per_byte", "questions"]
+    with pytest.raises(UserError, match="no held-out prompts and no questions"):
+        examined(tmp_path / "other", tmp_path / "nothing", ())
+
+
+def test_sets_of_questions_have_a_table_of_their_own() -> None:
+    asked = {"accuracy": Share(30, 40).plain(), "accuracy_per_byte": Share(20, 40).plain(), "chance": 0.25}
+    reports = {"pretrain": {"bits_per_byte": 0.8, "questions": {"arc": asked}}, "sft": {"bits_per_byte": 0.9}}
+    models, questions = table(reports).split("\n\n")
+    assert len(models.splitlines()) == 4 and "questions" not in models
+    rows = [[text.strip() for text in line.split("|")[1:-1]] for line in questions.splitlines()]
+    assert rows[0] == ["questions", "n", "chance", "pretrain", "sft"]
+    assert rows[2] == ["arc", "40", "25.0 %", "75.0 % (59.8–85.8)", ""]
+    assert rows[3] == ["arc, per byte", "40", "25.0 %", "50.0 % (35.2–64.8)", ""]
+    assert flat(reports["pretrain"]) == {"bits_per_byte": 0.8, "arc_accuracy": 0.75, "arc_accuracy_per_byte": 0.5}
 
 
 def test_rollout_records_become_one_table_in_order(tmp_path: Path) -> None:

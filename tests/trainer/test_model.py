@@ -159,6 +159,22 @@ def test_masks_by_blocks_attend_as_the_exact_ones_do(heads: int) -> None:
 
 
 @pytest.mark.proof
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_keeps_documents_apart_as_the_cpu_does() -> None:
+    config = replace(TINY, hidden_size=128, head_dim=32, max_position_embeddings=512)
+    model = Transformer(config, seed=1)
+    ids, documents = tokens(2, 300), torch.arange(300).expand(2, -1) // 47
+    expected = model(ids, document_ids=documents)
+    expected.square().sum().backward()
+    gradient = model.model.layers[0].self_attn.k_proj.weight.grad.clone()
+    model.zero_grad()
+    found = model.cuda()(ids.cuda(), document_ids=documents.cuda())
+    found.square().sum().backward()
+    torch.testing.assert_close(found.cpu(), expected, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(model.model.layers[0].self_attn.k_proj.weight.grad.cpu(), gradient, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.proof
 @pytest.mark.parametrize("config", [TINY, MIXED], ids=["dense", "experts"])
 def test_compiled_layers_give_the_same_loss_and_gradients(config: ModelConfig) -> None:
     results = []

@@ -306,3 +306,32 @@ def test_experts_train_alike_at_every_zero_stage_and_resume_to_the_bit(tmp_path:
     assert biases and all(bias.dtype == torch.float32 for bias in biases)
     for bias in biases:  # bf16 has no 0.01, nor its multiples
         torch.testing.assert_close(bias, (bias * 100).round() / 100, atol=1e-7, rtol=0)
+
+
+@pytest.mark.proof
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@BOTH
+def test_a_gpu_in_bf16_computes_experts_as_the_exact_loop_does(config: ModelConfig) -> None:
+    exact = layer(config, torch.float32)
+    x = torch.rand(2, 150, 32, generator=torch.Generator().manual_seed(2)).bfloat16()
+    exact.to(torch.bfloat16)
+    expected = exact(x)[0]
+    expected.float().square().sum().backward()
+    expected_gradients = [parameter.grad for parameter in exact.parameters()]
+    exact.zero_grad()
+    found = exact.cuda()(x.cuda())[0]
+    found.float().square().sum().backward()
+    torch.testing.assert_close(found.cpu(), expected, atol=2e-2, rtol=5e-2)
+    for parameter, gradient in zip(exact.parameters(), expected_gradients, strict=True):
+        assert parameter.grad is not None and gradient is not None
+        assert (parameter.grad.cpu() - gradient).norm() < 0.05 * gradient.norm() + 1e-3
+
+
+@pytest.mark.proof
+def test_experts_go_on_from_two_ranks_to_one_with_their_load_and_biases(tmp_path: Path) -> None:
+    worlds.pretraining(tmp_path)
+    worlds.together(2, tmp_path, routed.begun, str(tmp_path))
+    whole, *finished = (outcome.weights for outcome in worlds.alone(routed.finished, str(tmp_path)).values())
+    for weights in finished:
+        for name, tensor in whole.items():
+            torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=1e-4, msg=name)

@@ -20,6 +20,7 @@ from trainer.planning import (
     Training,
     activation_bytes,
     chinchilla_ratio,
+    conversion_bytes,
     cost,
     count_parameters,
     estimate,
@@ -192,3 +193,9 @@ def test_money_energy_and_carbon_follow_from_the_hours() -> None:
     found = cost(3600e12, 10, 1e12, Assumptions(price_per_hour=3.0, watts=500.0, pue=1.5, co2_g_per_kwh=400.0))
     assert (found.time_s, found.device_hours, found.money) == (360.0, 1.0, 3.0)
     assert (found.energy_kwh, found.co2_kg) == (0.75, 0.3)
+
+
+def test_a_conversion_of_seven_billion_parameters_fits_a_terabyte() -> None:
+    parameters = count_parameters(preset("7b", 32_768))
+    found = conversion_bytes(parameters, 64, "bf16")
+    assert found == {"disk_bytes": 28 * parameters.exact, "memory_bytes": 12 * parameters.exact // 64 + 2 * parameters.exact}

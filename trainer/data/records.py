@@ -1,4 +1,4 @@
-"""Rows of conversation, preference and prompt files, read through `datasets`."""
+"""Rows of conversation, preference, prompt and question files, read through `datasets`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from pipeline.stage import UserError
 
 
 def read_records(paths: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
-    """All rows of JSON Lines files, in order. Raises UserError for a file that cannot be read, is empty or lacks a column.
+    """All rows of JSON Lines files, packed or not, and of Parquet files, in order.
 
-    Nothing is downloaded, and what `datasets` caches goes with the call.
+    Raises UserError for a file that cannot be read, is empty or lacks a column. Nothing is downloaded, and what `datasets` caches
+    goes with the call.
     """
     import datasets
     from datasets.exceptions import DatasetGenerationError
@@ -24,16 +25,19 @@ def read_records(paths: Sequence[str], columns: Sequence[str]) -> list[dict[str,
     for path in paths:
         if Path(path).is_file() and not Path(path).stat().st_size:
             continue  # `datasets` raises StopIteration for it
+        kind = "parquet" if path.endswith(".parquet") else "json"
         with tempfile.TemporaryDirectory(prefix="crawl2chat-") as cache:
             try:
-                table = datasets.load_dataset("json", data_files=path, split="train", cache_dir=cache, keep_in_memory=True)
+                table = datasets.load_dataset(kind, data_files=path, split="train", cache_dir=cache, keep_in_memory=True)
             except (DatasetGenerationError, OSError, ValueError) as error:
                 reason = " ".join(str(error.__cause__ or error).split())
-                raise UserError(f"{path}: cannot be read as JSON Lines ({reason:.200}); every line must be one object") from None
+                raise UserError(
+                    f"{path}: cannot be read as {'Parquet' if kind == 'parquet' else 'JSON Lines'} ({reason:.200}); mend it or leave it out"
+                ) from None
             missing = [column for column in columns if column not in table.column_names]
             if missing:
                 raise UserError(f"{path}: its rows have no {missing[0]!r}; they have {', '.join(table.column_names)}")
             rows += table.to_list()
     if not rows:
-        raise UserError(f"{', '.join(paths) or 'no file'}: no rows to train on; give a file that has some")
+        raise UserError(f"{', '.join(paths) or 'no file'}: no rows; give a file that has some")
     return rows

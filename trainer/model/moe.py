@@ -105,8 +105,8 @@ def grouped_linear(x: Tensor, weight: Tensor, sizes: Tensor) -> Tensor:
 
     One kernel on GPUs in bf16; elsewhere a product for each expert that has rows. The gradient of an expert without rows is 0.
     """
-    # the kernel's addresses are multiples of 16 bytes
-    if x.is_cuda and x.dtype == torch.bfloat16 and x.shape[1] % 8 == 0 and weight.shape[1] % 8 == 0:
+    # torch has the kernel from 2.10 on; its addresses are multiples of 16 bytes
+    if x.is_cuda and x.dtype == torch.bfloat16 and hasattr(F, "grouped_mm") and x.shape[1] % 8 == 0 and weight.shape[1] % 8 == 0:
         return F.grouped_mm(x, weight.transpose(1, 2), offs=sizes.cumsum(0, dtype=torch.int32))
     parts = zip(x.split(sizes.tolist()), weight.unbind(), strict=True)
     return torch.cat([F.linear(rows, matrix) for rows, matrix in parts if len(rows)])

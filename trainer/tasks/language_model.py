@@ -27,6 +27,7 @@ from trainer.data.sample_index import (
 )
 from trainer.loop import Place, Task, Term
 from trainer.objectives.language_model import TokenBatch, routed_tokens, scored_tokens, text_bits, token_counts
+from trainer.tasks.questions import AskedBatch, Quiz, asked_counts, asked_terms
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
@@ -48,7 +49,11 @@ class Beside:
 class NextToken(Task):
     """Counts and terms of a batch of tokens; validation batches that know their bytes give bits per byte as well."""
 
-    beside: Beside = Beside()  # what is trained beside the loss
+    beside = Beside()  # what is trained beside the loss
+    sequence_length: int
+
+    def row_tokens(self) -> int:
+        return self.sequence_length
 
     def counts(self, batch: TokenBatch) -> Mapping[str, float]:
         return {**token_counts(batch), **({"routed": routed_tokens(batch)} if self.beside.routers else {})}
@@ -85,6 +90,7 @@ class Pretraining(NextToken):
     mixture            of the corpora that have training shards, in their order; None: their documents are as of one corpus
     rows_per_step      rows of the global batch, each of `sequence_length` tokens
     validation_tokens  documents of each corpus are taken for validation, in a keyed order, until they have so many tokens
+    quiz               questions asked at every validation
 
     The batch of a step follows from the shards, the seed, the mixture, the step's number, and the rows that are skipped.
     """
@@ -98,6 +104,7 @@ class Pretraining(NextToken):
     mixture: Mixture | None = None
     tokenizer: str = ""
     beside: Beside = Beside()
+    quiz: Quiz | None = None
 
     def start(self, place: Place, model: Transformer) -> None:
         self._place = place
@@ -107,7 +114,10 @@ class Pretraining(NextToken):
         together = [self._trained] if self.mixture is None else [[corpus] for corpus in self._trained]
         self._indexes = [self._index(corpora) for corpora in together if corpora]
         self._beginnings: list[list[int]] = []
-        self._validation = [batch for corpus in self.corpora for batch in self._held_out(corpus)]
+        self._validation: list[TokenBatch | HeldOut | AskedBatch] = [
+            *(batch for corpus in self.corpora for batch in self._held_out(corpus)),
+            *(self.quiz.batches(place, model) if self.quiz else ()),
+        ]
 
     def skip(self, rows: Sequence[int]) -> None:
         """From now on these rows, and no others, belong to no batch. Batches that came before the first of them are unchanged."""
@@ -157,10 +167,12 @@ class Pretraining(NextToken):
         pairs = zip(prompts, completions, strict=True)
         return "\n".join(f"{tokenizer.decode(prompt)!r} -> {tokenizer.decode(completion.text_ids())!r}" for prompt, completion in pairs)
 
-    def validation_batches(self) -> Sequence[TokenBatch | HeldOut]:
+    def validation_batches(self) -> Sequence[TokenBatch | HeldOut | AskedBatch]:
         return self._validation
 
-    def counts(self, batch: TokenBatch | HeldOut) -> Mapping[str, float]:
+    def counts(self, batch: TokenBatch | HeldOut | AskedBatch) -> Mapping[str, float]:
+        if isinstance(batch, AskedBatch):
+            return asked_counts(batch)
         if isinstance(batch, TokenBatch):
             return super().counts(batch)
         counts = super().counts(batch.batch)
@@ -169,7 +181,9 @@ class Pretraining(NextToken):
         }
         return {**counts, **by_role}
 
-    def terms(self, model: Transformer, batch: TokenBatch | HeldOut) -> Mapping[str, Term]:
+    def terms(self, model: Transformer, batch: TokenBatch | HeldOut | AskedBatch) -> Mapping[str, Term]:
+        if isinstance(batch, AskedBatch):
+            return asked_terms(model, batch)
         if isinstance(batch, TokenBatch):
             return super().terms(model, batch)
         terms = super().terms(model, batch.batch)
