@@ -1,6 +1,7 @@
 # make run    web pages to a chat answer, on the demo
 # make test   the tests                        make lint   style and types
-# make proof  what takes long: crash points, controls over three seeds, the kernel's overhead
+# make proof  what takes long: crash points, controls over three seeds, the kernel's overhead, training's speed
+# make gpu-proof  what needs two GPUs, as one table
 # make docs   write docs/configuration.md anew from the schemas
 # make clean  remove what make made, except out/
 
@@ -9,7 +10,7 @@ BIN := .venv/bin
 SEEDS := 0 1 2
 unexport PYTHONDONTWRITEBYTECODE  # or each of the many processes would compile the same modules again
 
-.PHONY: run test lint proof docs clean
+.PHONY: run test lint proof gpu-proof docs clean
 .NOTPARALLEL:
 
 run: .venv/.installed-run
@@ -31,6 +32,10 @@ proof: .venv/.installed-dev
 	done
 	$(BIN)/python -m benchmarks.post_training_controls $(SEEDS:%=out/runs/seed-%)
 	$(BIN)/python -m benchmarks.kernel_overhead
+	$(BIN)/python -m benchmarks.training --parts
+
+gpu-proof: .venv/.installed-dev
+	$(BIN)/python -m benchmarks.gpu_proof
 
 docs: .venv/.installed-run
 	$(BIN)/python -m pipeline.reference docs/configuration.md

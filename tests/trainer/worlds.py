@@ -21,7 +21,7 @@ from pipeline.lease import Fence
 from pipeline.progress import Progress
 from pipeline.trajectory import Trajectory
 from trainer.data.corpus import Corpus
-from trainer.data.sample_index import Rows
+from trainer.data.sample_index import Rows, Segment, padded
 from trainer.engine import Optimization, TrainRun
 from trainer.guard import Guard
 from trainer.launch import join_alone
@@ -94,6 +94,10 @@ def planted(directory: Path, kind: type[Planted] = Planted, **changes: Any) -> P
     return kind((replace(held_out, train=files),), END, 24, 24, 0, seed=0, **changes)
 
 
+def tiny() -> Transformer:
+    return Transformer(TINY.resolved(VOCABULARY), seed=1)
+
+
 def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory:
     (directory / name).mkdir(parents=True, exist_ok=True)
     (directory / f"{name}-steps").mkdir(exist_ok=True)
@@ -104,11 +108,10 @@ def training(
     directory: Path, task: Task, run: TrainRun, *, name: str = "one", settings: Optimization | None = None, **plan: Any
 ) -> Outcome:
     """Train the tiny model on this rank; the process group must be up."""
-    model = Transformer(TINY.resolved(VOCABULARY), seed=1)
     values = {"steps": 6, "validate_every": 3, **plan}
     progress = Progress(str(directory / f"{name}.jsonl"), "test")
     return train(
-        model, task, Plan(**values), settings or Optimization(lr=1e-2, warmup_steps=2), run,
+        tiny(), task, Plan(**values), settings or Optimization(lr=1e-2, warmup_steps=2), run,
         device=torch.device("cpu"), inputs={"corpus": "random"}, trajectory=trajectory(directory, name), progress=progress,
     )  # fmt: skip
 
@@ -119,18 +122,22 @@ def alone(function: Callable[..., Any], *arguments: Any) -> Any:
     return function(*arguments)
 
 
-def together(ranks: int, directory: Path, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-    """Run in so many processes with a common process group; what each returned, by rank."""
+def together(ranks: int, directory: Path, function: Callable[..., Any], *arguments: Any, backend: str = "gloo") -> list[Any]:
+    """Run in so many processes with a common process group; what each returned, by rank. With NCCL each has the GPU of its number."""
     with tempfile.TemporaryDirectory(dir=directory) as rendezvous:
-        spawn(_rank, (ranks, f"{rendezvous}/store", str(directory), function, arguments), nprocs=ranks)
+        spawn(_rank, (ranks, backend, f"{rendezvous}/store", str(directory), function, arguments), nprocs=ranks)
     return [torch.load(directory / f"result-{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
-def _rank(rank: int, ranks: int, rendezvous: str, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _rank(
+    rank: int, ranks: int, backend: str, rendezvous: str, directory: str, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     store = dist.FileStore(rendezvous, ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
     torch.save(function(*arguments), f"{directory}/result-{rank}.pt")
     dist.destroy_process_group()
 
@@ -169,7 +176,7 @@ def equal(first: Outcome, second: Outcome) -> bool:
 def two_ranks_cases(directory: str) -> dict[str, Any]:
     """`weights`: those of 4 steps at each ZeRO stage with 7 rows on two ranks in micro-batches of 3, so that one rank has a
     micro-batch less. `exact`: whether resuming gives the same bits, by precision and stage. `events`: notes of set-aside
-    checkpoints."""
+    checkpoints. `gradients` and `curves`: see there."""
     folder = Path(directory)
     weights, exact = {}, {}
     for zero in range(4):
@@ -186,12 +193,51 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
     training(folder, pretraining(folder), TrainRun(zero=3), name="whole-fp32-1", steps=6)
     for zero in range(4):
         elastic(folder, zero, steps=2)
-    whole = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
+    uncut = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
     settings = Optimization(lr=1e-2, warmup_steps=5, schedule="constant")
     undone = training(
         folder, planted(folder), TrainRun(zero=2, checkpoint_every=10), name="planted", settings=settings, steps=92, guard=Guard()
     ).state.skipped
-    return {"weights": weights, "exact": exact, "whole": whole, "undone": undone, "events": (folder / "whole-fp32-1.jsonl").read_text()}
+    events = (folder / "whole-fp32-1.jsonl").read_text()
+    found = {"weights": weights, "exact": exact, "whole": uncut, "undone": undone, "events": events}
+    return {**found, "gradients": gradients(folder), "curves": golden_curves(folder)}
+
+
+@dataclass
+class Unpacked(Pretraining):
+    """The same documents, each in a row of its own."""
+
+    def _read(self, numbers: Sequence[int]) -> Rows:
+        return padded([[segment] for segment in segments_of(super()._read(numbers))])
+
+
+def segments_of(rows: Rows) -> list[Segment]:
+    """The documents, and parts of documents, that share the rows."""
+    found = []
+    for inputs, targets, documents in zip(rows.inputs, rows.targets, rows.documents, strict=True):
+        ends = [*(np.flatnonzero(np.diff(documents)) + 1).tolist(), len(documents)]
+        found += [Segment(inputs[first:last], targets[first:last]) for first, last in zip([0, *ends], ends, strict=False)]
+    return found
+
+
+CUTS = [(kind, micro_batch, 0) for kind in (Pretraining, Unpacked) for micro_batch in (1, 2, 4)]
+CUTS += [(Pretraining, 2, zero) for zero in (1, 2, 3)]
+
+
+def gradients(folder: Path) -> dict[str, tuple[float, dict[str, torch.Tensor]]]:
+    """Loss and gradient of one step on these ranks, as loop and engine make them, however it is cut: kind of rows, micro-batch, ZeRO
+    stage. AdamW's first step at lr and eps 1 is g / (|g| + 1), from which the gradient follows."""
+    found = {}
+    settings = Optimization(lr=1.0, schedule="constant", warmup_steps=0, eps=1.0, weight_decay=0.0, clip=0.0)
+    before = {name: tensor.double() for name, tensor in tiny().state_dict().items()}
+    for kind, micro_batch, zero in CUTS:
+        task = pretraining(folder, kind, rows_per_step=7, validation_tokens=0)
+        name = f"{kind.__name__}-{micro_batch}-{zero}-{dist.get_world_size()}"
+        outcome = training(folder, task, TrainRun(zero=zero, micro_batch=micro_batch), name=name, settings=settings, steps=1)
+        steps = {name: before[name] - tensor for name, tensor in (outcome.weights or {}).items()}
+        gradient = {name: step / (1 - step.abs()) for name, step in steps.items()}
+        found[name] = outcome.state.history[-1]["train"]["loss"], gradient
+    return found
 
 
 def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", **changes: Any) -> Outcome:
@@ -204,3 +250,14 @@ def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", **cha
 def continued(directory: str, stages: Sequence[int]) -> dict[int, Outcome]:
     """By ZeRO stage the last two steps, on these ranks, of what others have begun."""
     return {zero: elastic(Path(directory), zero, steps=6) for zero in stages}
+
+
+def golden_curves(folder: Path, name: str = "golden") -> dict[str, list[float]]:
+    """The loss of each step of a training on these ranks, by ZeRO stage."""
+    settings = Optimization(lr=1e-2, warmup_steps=5)
+    curves = {}
+    for zero in range(4):
+        run = TrainRun(zero=zero, micro_batch=8, checkpoint_every=100)
+        history = training(folder, planted(folder), run, name=f"{name}-{zero}", settings=settings, steps=20, validate_every=1).state.history
+        curves[f"zero-{zero}"] = [entry["train"]["loss"] for entry in history[1:]]
+    return curves

@@ -1,0 +1,458 @@
+"""Training's speed: this project's loop beside a plain PyTorch loop and Hugging Face's Trainer, on the same rows.
+
+    python -m benchmarks.training [--ranks 1 2] [--size demo] [--steps 12] [--compile] [--parts]
+
+The peers are transformers (in the `dev` extra) and accelerate, which must suit the same torch and deepspeed:
+`pip install --no-deps --target peers accelerate`, then `PYTHONPATH=peers python -m benchmarks.training`. Without accelerate, or
+without transformers, their lines are left out.
+
+Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all
+with models of the same shape and the same rows in the same micro-batches; their first steps are not counted. Ratios are given
+thrice: of the best steps, which is exact on an idle machine; the median over rounds of turns; and of processor time over all ranks,
+which other processes disturb least, and which leaves out waiting. A step of the plain loop is what a person would write: the loss
+of this rank's rows, DDP's backward pass, clipping, fused AdamW, the loss printed. The plain loop is measured with this project's
+transformer, so that the loop is all that differs, and with transformers' Qwen3. Hugging Face's Trainer has Qwen3, the same DeepSpeed
+configuration, and logs nothing.
+
+Model FLOPs utilisation counts what `trainer.planning.work_per_token` counts, and is over the fp32 matrix product's peak, measured by
+all ranks at the same time in turn with the sides. `--parts` shows where a step's time goes at each ZeRO stage, in a training of
+its own: waiting for the other rank counts as a collective operation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from data_prep.token_shards import TokenShardWriter
+from pipeline.files import File
+from pipeline.progress import Progress
+from tests.trainer.worlds import together, trajectory
+from trainer import loop
+from trainer.data.corpus import Corpus
+from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, import_deepspeed
+from trainer.loop import Place, Plan
+from trainer.model.attention import document_positions
+from trainer.model.config import ModelConfig, to_huggingface
+from trainer.model.transformer import Transformer
+from trainer.objectives.language_model import TokenBatch, token_losses
+from trainer.planning import count_parameters, work_per_token
+from trainer.tasks.language_model import Pretraining
+
+SIZES = {
+    "demo": ModelConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4),
+    "small": ModelConfig(hidden_size=256, num_hidden_layers=6, num_attention_heads=4),
+}
+VOCABULARY, END, LENGTH = 2048, 1, 256
+SETTINGS = Optimization(lr=1e-3, warmup_steps=2)
+SKIPPED = 2
+CPU = torch.device("cpu")
+COLLECTIVES = (
+    "all_reduce", "all_reduce_coalesced", "all_gather", "all_gather_into_tensor", "all_gather_coalesced", "reduce_scatter",
+    "reduce_scatter_tensor", "reduce", "broadcast", "barrier", "all_gather_object", "broadcast_object_list",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """What every rank is told."""
+
+    directory: Path
+    size: str
+    counted: int  # steps of each side; SKIPPED before them are not counted
+    micro_batch: int  # rows; a step has one micro-batch on each rank
+    parts: bool
+    compile: bool
+
+    @property
+    def steps(self) -> int:
+        return SKIPPED + self.counted + 1  # the last one is followed by what ends a training
+
+    @property
+    def config(self) -> ModelConfig:
+        return SIZES[self.size].resolved(VOCABULARY)
+
+
+@dataclass(frozen=True)
+class Seconds:
+    """Of one side, step by step: on the clock, and of this rank's processor."""
+
+    wall: list[float] = field(default_factory=list)
+    processor: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Paced(Pretraining):
+    """Pretraining that waits for its turn before each step."""
+
+    turn: Callable[[], None] = lambda: None
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        self.turn()
+        return super().micro_batches(step, model)
+
+
+Side = Callable[[Callable[[], None]], object]  # a training that calls what it is given before each of its steps
+
+
+class Turns:
+    """Lets several trainings do one step each, in turn: only one of their threads runs at any time."""
+
+    def __init__(self, sides: Mapping[str, Side]) -> None:
+        self.seconds = {name: Seconds() for name in sides}
+        self._sides = dict(sides)
+        self._go = {name: threading.Semaphore(0) for name in sides}
+        self._back = threading.Semaphore(0)
+        self._broken = False
+
+    def run(self, steps: int) -> None:
+        """Every side comes to its first step, one after the other; each does a step, in turn; the last one is followed by its end."""
+        with ThreadPoolExecutor(len(self._sides)) as pool:
+            running = {name: pool.submit(self._train, name, side) for name, side in self._sides.items()}
+            for future in running.values():
+                future.add_done_callback(lambda _: self._back.release())
+            try:
+                for number in range(steps + 1):
+                    for name, future in running.items():
+                        begun = time.perf_counter(), time.process_time()
+                        self._go[name].release()
+                        self._back.acquire()
+                        if future.done():
+                            future.result()
+                        if 0 < number < steps:
+                            self.seconds[name].wall.append(time.perf_counter() - begun[0])
+                            self.seconds[name].processor.append(time.process_time() - begun[1])
+            except BaseException:
+                self._broken = True
+                for go in self._go.values():
+                    go.release()
+                raise
+
+    def _train(self, name: str, side: Side) -> None:
+        def wait() -> None:
+            self._go[name].acquire()
+            if self._broken:
+                raise RuntimeError("another side has failed")
+
+        def turn() -> None:
+            self._back.release()
+            wait()
+
+        wait()
+        side(turn)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--steps", type=int, default=12, help="counted steps of each side")
+    parser.add_argument("--micro-batch", type=int, default=8, help="rows of 256 tokens that a rank computes in a step")
+    parser.add_argument("--compile", action="store_true", help="also with compiled layers, which takes minutes to start")
+    parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="training-") as folder:
+        measuring = Measuring(Path(folder), arguments.size, arguments.steps, arguments.micro_batch, arguments.parts, arguments.compile)
+        write_corpus(measuring.directory)
+        for ranks in arguments.ranks:
+            show(measuring, together(ranks, measuring.directory, measured, measuring))
+
+
+def write_corpus(directory: Path) -> None:
+    """A shard of two million random ids in documents of 20 to 800 tokens."""
+    random = np.random.default_rng(0)
+    with TokenShardWriter(directory / "part.bin", VOCABULARY) as writer:
+        while writer.tokens < 2_000_000:
+            writer.write([*random.integers(2, VOCABULARY, random.integers(20, 800)).tolist(), END])
+
+
+def pretraining(measuring: Measuring, ranks: int, turn: Callable[[], None] = lambda: None) -> Paced:
+    files = tuple(File.of(name, measuring.directory / name) for name in ("part.bin", "part.idx"))
+    corpora = (Corpus("corpus", files, (), ()),)
+    return Paced(corpora, END, LENGTH, ranks * measuring.micro_batch, validation_tokens=0, seed=0, turn=turn)
+
+
+def batches(measuring: Measuring, place: Place, turn: Callable[[], None] = lambda: None) -> Iterator[list[TokenBatch]]:
+    """The micro-batches of a rank, step by step."""
+    task, model = pretraining(measuring, dist.get_world_size(), turn), own_model(measuring)
+    task.start(place, model)
+    for step in range(measuring.steps):
+        yield task.micro_batches(step, model)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one rank measured."""
+
+    seconds: Mapping[str, Seconds]  # by side
+    peak: float  # FLOP/s
+    parts: Mapping[int, Mapping[str, float]]  # seconds of a step by ZeRO stage
+
+
+def measured(measuring: Measuring) -> Found:
+    """Run by every rank."""
+    import_deepspeed(CPU)
+    peaks: list[float] = []
+    sides: dict[str, Side] = {
+        "peak": lambda turn: matrix_products(turn, measuring.steps, peaks),
+        "plain loop": lambda turn: plain_loop(measuring, own_model(measuring), own_loss, turn),
+    }
+    for zero in range(4):
+        sides[f"crawl2chat, ZeRO {zero}"] = partial(own_loop, measuring, zero, False)
+    if measuring.compile:
+        sides["crawl2chat, ZeRO 1, compiled"] = partial(own_loop, measuring, 1, True)
+    if importlib.util.find_spec("transformers"):
+        sides["plain loop, transformers' model"] = lambda turn: plain_loop(measuring, qwen3(measuring), qwen3_loss, turn)
+        if importlib.util.find_spec("accelerate"):
+            for zero in range(4):
+                sides[f"HF Trainer, ZeRO {zero}"] = partial(huggingface_trainer, measuring, zero)
+    turns = Turns(sides)
+    turns.run(measuring.steps)
+    del turns.seconds["peak"]
+    parts = {zero: parts_of(measuring, zero) for zero in range(4)} if measuring.parts else {}
+    return Found(turns.seconds, max(peaks), parts)
+
+
+def show(measuring: Measuring, ranks: Sequence[Found]) -> None:
+    world, tokens = len(ranks), len(ranks) * measuring.micro_batch * LENGTH
+    peak, flops = sum(rank.peak for rank in ranks), work_per_token(measuring.config, LENGTH).total
+    wall = {name: seconds.wall[SKIPPED:] for name, seconds in ranks[0].seconds.items()}
+    processor = {}
+    for name in wall:
+        steps = zip(*(rank.seconds[name].processor[SKIPPED:] for rank in ranks), strict=True)
+        processor[name] = statistics.median(sum(step) for step in steps)
+    print(
+        f"{world} rank{'s' * (world > 1)} of one thread, {measuring.size}: {count_parameters(measuring.config).exact:,} parameters, "
+        f"{tokens:,} tokens a step; fp32 matrix product {peak / world / 1e9:.0f} GFLOP/s a rank\n"
+        f"{'':<32} {'best step':>10} {'':>6} {'speed over the plain loop':>27} {'over HF Trainer':>24}\n"
+        f"{'':<32} {'tokens/s':>10} {'MFU':>6} {'best':>9} {'median':>8} {'CPU':>8} {'best':>8} {'median':>7} {'CPU':>7}"
+    )
+    for name, seconds in wall.items():
+        line = f"{name:<32} {tokens / min(seconds):>10,.0f} {tokens * flops / min(seconds) / peak:>6.1%}"
+        for peer in dict.fromkeys(("plain loop", name.removesuffix(", compiled").replace("crawl2chat", "HF Trainer"))):
+            if peer in wall and (peer != name or name == "plain loop"):
+                median = statistics.median(other / own for other, own in zip(wall[peer], seconds, strict=True))
+                line += f" {min(wall[peer]) / min(seconds):>9.3f} {median:>8.3f} {processor[peer] / processor[name]:>8.3f}"
+        print(line)
+    for zero, parts in ranks[0].parts.items():
+        total = sum(parts.values())
+        print(f"ZeRO {zero}, {total * 1e3:.0f} ms a step: " + ", ".join(f"{name} {part / total:.1%}" for name, part in parts.items()))
+    print(flush=True)
+
+
+def matrix_products(turn: Callable[[], None], steps: int, peaks: list[float]) -> None:
+    """Adds FLOP/s of this rank in fp32 products of large matrices, while the other ranks do the same."""
+    left, right = torch.randn(2, 1024, 1024).unbind()
+    for _ in range(steps):
+        turn()
+        for _ in range(4):
+            begun = time.perf_counter()
+            left @ right
+            peaks.append(2 * 1024**3 / (time.perf_counter() - begun))
+
+
+def own_model(measuring: Measuring) -> Transformer:
+    return Transformer(measuring.config, seed=1)
+
+
+def qwen3(measuring: Measuring) -> nn.Module:
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    values = to_huggingface(measuring.config, dtype="float32", bos=None, eos=END, pad=END)
+    return Qwen3ForCausalLM(Qwen3Config(**values))
+
+
+def own_loss(model: nn.Module, batch: TokenBatch) -> Tensor:
+    loss: Tensor = model(batch)
+    return loss
+
+
+class Loss(nn.Module):
+    """What DDP wraps: rows in, their mean loss out."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: TokenBatch) -> Tensor:
+        return token_losses(self.model, batch)[0].mean()  # type: ignore[arg-type]
+
+
+def qwen3_inputs(batch: TokenBatch) -> dict[str, Any]:
+    """Positions that start again with each document keep transformers' attention inside it."""
+    return {
+        "input_ids": batch.inputs,
+        "position_ids": document_positions(batch.documents),
+        "labels": batch.inputs,
+        "shift_labels": batch.targets.masked_fill(batch.targets < 0, -100),
+        "use_cache": False,
+    }
+
+
+def qwen3_loss(model: nn.Module, batch: TokenBatch) -> Tensor:
+    loss: Tensor = model(**qwen3_inputs(batch)).loss
+    return loss
+
+
+def plain_loop(
+    measuring: Measuring, model: nn.Module, loss_of: Callable[[nn.Module, TokenBatch], Tensor], turn: Callable[[], None]
+) -> None:
+    world = dist.get_world_size()
+    trained = Loss(model) if loss_of is own_loss else model
+    if world > 1:
+        trained = DistributedDataParallel(trained)
+    matrices = [parameter for parameter in model.parameters() if parameter.dim() > 1]
+    groups = [
+        {"params": matrices, "weight_decay": SETTINGS.weight_decay},
+        {"params": [parameter for parameter in model.parameters() if parameter.dim() == 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=SETTINGS.lr, betas=SETTINGS.betas, eps=SETTINGS.eps, fused=True)
+    trained.train()
+    with (measuring.directory / "plain.log").open("a") as log:
+        for step, (batch,) in enumerate(batches(measuring, Place(dist.get_rank(), world, CPU, measuring.micro_batch), turn)):
+            loss = loss_of(trained, batch)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip)
+            for group in optimizer.param_groups:
+                group["lr"] = SETTINGS.lr_at(step, measuring.steps)
+            optimizer.step()
+            optimizer.zero_grad()
+            print(step, loss.item(), file=log)
+
+
+def own_loop(measuring: Measuring, zero: int, compiled: bool, turn: Callable[[], None]) -> None:
+    run_task(measuring, zero, pretraining(measuring, dist.get_world_size(), turn), compiled)
+
+
+def run_task(measuring: Measuring, zero: int, task: Pretraining, compiled: bool = False) -> None:
+    run = TrainRun(zero=zero, micro_batch=measuring.micro_batch, checkpoint_every=10**6, compile=compiled)
+    with shared_folder(measuring.directory) as folder:
+        loop.train(
+            own_model(measuring), task, Plan(measuring.steps, 10**6), SETTINGS, run,
+            device=CPU, inputs={}, trajectory=trajectory(folder), progress=Progress(str(folder / "events.jsonl"), "training"),
+        )  # fmt: skip
+
+
+@contextmanager
+def shared_folder(directory: Path) -> Iterator[Path]:
+    """A new folder of rank 0's for all ranks."""
+    name: list[Any] = [tempfile.mkdtemp(dir=directory)]
+    dist.broadcast_object_list(name, src=0)
+    yield Path(name[0])
+
+
+def huggingface_trainer(measuring: Measuring, zero: int, turn: Callable[[], None]) -> None:
+    import transformers
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    transformers.logging.set_verbosity(logging.ERROR)
+    rows = [row for step in batches(measuring, Place(0, 1, CPU, 1)) for row in step]
+
+    class Waiting(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            turn()
+
+    def collate(chosen: list[TokenBatch]) -> dict[str, Any]:
+        inputs, targets, documents = (torch.cat([getattr(row, name) for row in chosen]) for name in ("inputs", "targets", "documents"))
+        return qwen3_inputs(TokenBatch(inputs, targets, documents))
+
+    config = deepspeed_config(SETTINGS, TrainRun(zero=zero, micro_batch=measuring.micro_batch))
+    del config["managed_gradient_accumulation"]  # accelerate counts micro-batches itself
+    with shared_folder(measuring.directory) as folder:
+        arguments = TrainingArguments(
+            output_dir=str(folder), max_steps=measuring.steps, per_device_train_batch_size=measuring.micro_batch, use_cpu=True,
+            deepspeed=config, learning_rate=SETTINGS.lr, warmup_steps=SETTINGS.warmup_steps,
+            lr_scheduler_type="cosine", adam_beta1=SETTINGS.betas[0], adam_beta2=SETTINGS.betas[1], weight_decay=SETTINGS.weight_decay,
+            max_grad_norm=SETTINGS.clip, save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False,
+            logging_strategy="no",
+        )  # fmt: skip
+        trainer = Trainer(qwen3(measuring), arguments, collate, rows, callbacks=[Waiting()])
+        trainer.remove_callback(transformers.PrinterCallback)
+        trainer.train()
+
+
+class Clock:
+    """Seconds by part. A part inside another is taken off the outer one."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = {}
+        self._running: list[tuple[str, float]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        begun = time.perf_counter()
+        if self._running:
+            self._charge(begun)
+        self._running.append((name, begun))
+        try:
+            yield
+        finally:
+            now = time.perf_counter()
+            self._charge(now)
+            self._running.pop()
+            if self._running:
+                self._running[-1] = (self._running[-1][0], now)
+
+    def _charge(self, now: float) -> None:
+        name, begun = self._running[-1]
+        self.parts[name] = self.parts.get(name, 0.0) + now - begun
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self.part(name):
+                return function(*arguments, **named)
+
+        return call
+
+
+def parts_of(measuring: Measuring, zero: int) -> dict[str, float]:
+    """Seconds of a step by part, on this rank."""
+    clock = Clock()
+
+    class Timed(Engine):
+        """An engine whose parts are timed."""
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            for name, part in (("forward", "forward"), ("backward", "backward"), ("step", "optimizer")):
+                setattr(self, name, clock.timed(part, getattr(self, name)))
+
+    task = pretraining(measuring, dist.get_world_size())
+    with ExitStack() as stack:
+
+        def time_as(part: str, owner: object, *names: str) -> None:
+            for name in names:
+                stack.enter_context(patch.object(owner, name, clock.timed(part, getattr(owner, name))))
+
+        stack.enter_context(patch.object(loop, "Engine", Timed))
+        time_as("rest of the loop", loop._Loop, "step")
+        time_as("data", task, "micro_batches")
+        time_as("collectives", dist.Work, "wait")
+        time_as("collectives", dist, *(name for name in COLLECTIVES if hasattr(dist, name)))
+        run_task(measuring, zero, task)
+    return {name: seconds / measuring.steps for name, seconds in clock.parts.items()}
+
+
+if __name__ == "__main__":
+    main()
