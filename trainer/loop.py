@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
 
+NORM, ASKED = "norm", "asked to stop"  # no terms are called so
+
+
 @dataclass(frozen=True)
 class Term:
     """A sum over a batch and the name of what it is divided by. The loss is Σ weight · numerator / denominator over all
@@ -229,6 +232,7 @@ class _Loop:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.state = State()
         self.seconds = 0.0
+        self.asked_to_stop = False
 
     def resume(self) -> int:
         """Load the newest checkpoint that fits; returns how many steps are done."""
@@ -246,7 +250,7 @@ class _Loop:
 
     def run(self, first: int) -> int:
         """Train from step `first` to the end; returns how many steps were trained in all."""
-        done, saved = first, first
+        done = first
         if done == 0:
             self.validate(0)
         while done < self.plan.steps and not self.stopped():
@@ -256,7 +260,7 @@ class _Loop:
             seconds = time.monotonic() - begun
             self.seconds += seconds
             if problem is not None:
-                done = saved = self.undo(done, problem)
+                done = self.undo(done, problem)
                 continue
             step, done = done, done + 1
             self.seen.step(done, seconds, {**values, "lr": self.settings.lr_at(step, self.plan.steps), **self.task.position(step)}, tokens)
@@ -264,12 +268,10 @@ class _Loop:
                 self.validate(done)
             if self.run_settings.show_every and done % self.run_settings.show_every == 0:
                 self.show(done)
-            asked = self.asked_to_stop()
-            if asked or self.worth_saving(done):
+            if self.asked_to_stop or self.worth_saving(done):
                 self.save(done)
-                saved = done
-            if asked:
-                raise Stopped(f"step {saved}")
+            if self.asked_to_stop:
+                raise Stopped(f"step {done}")
         if self.state.history[-1]["step"] != done:
             # not part of any checkpoint: a longer training does not validate here
             self.validate(done)
@@ -288,10 +290,13 @@ class _Loop:
                 self.balancer.add(self.scored.model.routing, bool(counted))
                 _add(sums, terms, counted)
             norm = self.engine.step(step)
-        means = self.means(sums, denominators)
-        values = {**means}
-        if norm is not None:
-            values["norm"] = self.summed({"norm": norm / self.world})["norm"]  # the same on all ranks, who decide on it
+        # whatever all ranks are to know of the step, in one go: they decide on it alike
+        told = {name: value for name, (value, _) in sums.items()}
+        told |= {NORM: (norm or 0.0) / self.world, ASKED: float(self.rank == 0 and self.trajectory.stop_request.exists())}
+        totals = self.summed(told)
+        means = {name: totals[name] / denominators[by] for name, (_, by) in sums.items() if denominators[by] > 0}
+        values = means if norm is None else {**means, NORM: totals[NORM]}
+        self.asked_to_stop = totals[ASKED] > 0
         guard = self.plan.guard
         problem = guard_problem(values, self.state.recent, guard.deviations if guard else 0.0)
         if problem is None:
@@ -329,9 +334,6 @@ class _Loop:
     def skipped(self) -> list[int]:
         """The numbers of all samples that are left out."""
         return sorted({sample for undone in self.state.skipped for sample in undone["samples"]})
-
-    def asked_to_stop(self) -> bool:
-        return bool(self.summed({"asked": float(self.rank == 0 and self.trajectory.stop_request.exists())})["asked"])
 
     def validate(self, step: int) -> None:
         batches = list(self.task.validation_batches())

@@ -13,29 +13,34 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # what fits a core's cache; 256 MiB of fp32
+LOGITS_KEPT = 1 << 23  # 32 MiB of fp32: to make so few again takes longer than to keep them
 POSITIONS_AT_LEAST = 64  # with fewer, reading the weights takes longer than multiplying by them
 
 
 class ChunkedLogProbs(torch.autograd.Function):
     """log softmax(hidden @ weightᵀ / temperature) at one target a row, and the row's log-normaliser (logsumexp), with never
-    more than `chunk` rows of logits."""
+    more than `chunk` rows of logits, unless all of them are few: then they are kept for the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int) -> tuple[Tensor, Tensor]:
         log_probs = torch.empty(len(targets), dtype=exact(hidden), device=hidden.device)
         normaliser = torch.empty_like(log_probs)
+        kept: list[Tensor] = []
+        few = any(ctx.needs_input_grad) and len(targets) * len(weight) <= LOGITS_KEPT
         for rows in _spans(len(targets), chunk):
             logits = F.linear(hidden[rows], weight).to(log_probs.dtype).div_(temperature)
             normaliser[rows] = logits.logsumexp(dim=-1)
             log_probs[rows] = logits.gather(1, targets[rows, None])[:, 0] - normaliser[rows]
-        ctx.save_for_backward(hidden, weight, targets, normaliser)
+            if few:
+                kept.append(logits)
+        ctx.save_for_backward(hidden, weight, targets, normaliser, *kept)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.set_materialize_grads(False)
         return log_probs, normaliser
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, targets, normaliser = ctx.saved_tensors
+        hidden, weight, targets, normaliser, *kept = ctx.saved_tensors
         of_log_probs, of_normaliser = gradients
         if of_log_probs is None:
             of_log_probs = torch.zeros_like(normaliser)
@@ -43,9 +48,9 @@ class ChunkedLogProbs(torch.autograd.Function):
         of_p = -of_log_probs if of_normaliser is None else of_normaliser - of_log_probs
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros(weight.shape, dtype=normaliser.dtype, device=weight.device)
-        for rows in _spans(len(targets), ctx.chunk):
-            logits = F.linear(hidden[rows], weight).to(normaliser.dtype).div_(ctx.temperature)
-            logit_gradient = logits.sub_(normaliser[rows, None]).exp_().mul_(of_p[rows, None] / ctx.temperature)
+        for number, rows in enumerate(_spans(len(targets), ctx.chunk)):
+            logits = kept[number] if kept else F.linear(hidden[rows], weight).to(normaliser.dtype).div_(ctx.temperature)
+            logit_gradient = (logits - normaliser[rows, None]).exp_().mul_(of_p[rows, None] / ctx.temperature)
             logit_gradient.scatter_add_(1, targets[rows, None], of_log_probs[rows, None] / ctx.temperature)
             logit_gradient = logit_gradient.to(weight.dtype)
             hidden_gradient[rows] = logit_gradient @ weight
