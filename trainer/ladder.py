@@ -21,6 +21,7 @@ from trainer.planning import count_parameters
 from trainer.scaling import Fit, Law, Run, fit
 
 SHARED = ("sequence_length", "validation_tokens", "seed")  # what decides which tokens are validated on, and how much of a text is seen
+NO_FLOOR = 1e-3  # of the lowest loss: an E below is none
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def climb(rungs: Sequence[Rung], sizes: Sequence[tuple[float, float]], confidenc
 
 def significant(value: float) -> float:
     """Six digits: more than any training repeats on another machine."""
-    return float(f"{value:.6g}")
+    return float(f"{value:.6g}") if abs(value) > 1e-12 else 0.0
 
 
 def words(found: Ladder) -> str:
@@ -186,14 +187,20 @@ def words(found: Ladder) -> str:
         lines.append(f"{rung.name:<12}{run.parameters:>12,.0f}{run.tokens:>14,.0f}{run.loss:>9.4f}{said:>9.4f}")
         if rung.held_out:
             lines[-1] += "   held out"
-    lines += [
-        "",
-        f"loss = {law.E:.4g} + {law.A:.4g} / N^{law.a:.3g} + {law.B:.4g} / D^{law.b:.3g}, within {found.farthest:.1%} of its rungs",
-    ]
-    lines.append(f"{share} intervals: " + ", ".join(f"{name} {one.low:.3g} to {one.high:.3g}" for name, one in found.law.items()))
+    lines += ["", f"{formula(law)}, within {found.farthest:.1%} of its rungs"]
+    ends = {
+        name: (f"{one.low:.4f} to {one.high:.4f}" if name == "E" else f"{one.low:.3g} to {one.high:.3g}") for name, one in found.law.items()
+    }
+    lines.append(f"{share} intervals: " + ", ".join(f"{name} {text}" for name, text in ends.items()))
+    if min(rung.run.loss for rung in found.rungs) * NO_FLOOR > law.E:
+        lines.append("E is 0: these rungs do not tell where the loss would end; train longer before you trust a far prediction")
     for one in found.predictions:
         text = f"{one.name}: {one.loss.value:.4f} predicted, {share} interval {one.loss.low:.4f} to {one.loss.high:.4f}"
         if one.measured is not None:
             text += f"; measured {one.measured:.4f}, {'inside' if one.inside else 'outside'}, the prediction is off by {one.error:+.1%}"
         lines.append(text)
     return "\n".join([*lines, "to look at: ladder.svg, beside this file"]) + "\n"
+
+
+def formula(law: Law) -> str:
+    return f"loss = {law.E:.4f} + {law.A:.4g} / N^{law.a:.3g} + {law.B:.4g} / D^{law.b:.3g}"

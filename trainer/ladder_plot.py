@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from html import escape
 
-from trainer.ladder import Ladder, Prediction
+from trainer.ladder import Ladder, Prediction, formula
 from trainer.outlook import counted
 
 WIDTH, HEIGHT = 860, 520
@@ -46,8 +46,7 @@ class Drawing:
         return HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * place(loss, *self.losses)
 
     def svg(self) -> str:
-        law = self.found.fit.law
-        title = f"loss = {law.E:.3g} + {law.A:.3g} / N^{law.a:.3g} + {law.B:.3g} / D^{law.b:.3g}"
+        title = formula(self.found.fit.law)
         parts = [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" role="img">',
             f"<title>{title}</title><style>{STYLE}</style>",
@@ -110,9 +109,9 @@ def place(value: float, first: float, last: float) -> float:
 
 
 def ticks(first: float, last: float) -> list[float]:
-    """Round values between the ends: 1, 2 and 5 of each power of ten, all digits where that gives few."""
+    """Round values between the ends: 1, 2 and 5 of each power of ten, closer ones where that gives few."""
     powers = range(math.floor(math.log10(first)), math.ceil(math.log10(last)) + 1)
-    for digits in ((1, 2, 5), range(1, 10), [1 + step / 10 for step in range(90)]):
+    for digits in ((1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7), [1 + step / 10 for step in range(90)]):
         found = [float(f"{digit * 10.0**power:.6g}") for power in powers for digit in digits]
         found = [value for value in found if first <= value <= last]
         if len(found) >= 3:

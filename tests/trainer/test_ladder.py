@@ -20,7 +20,7 @@ from tests.data_prep.contexts import context
 from tests.trainer.assistants import save_assistant
 from tests.trainer.worlds import write_shard
 from trainer.engine import TrainRun
-from trainer.ladder import Rung, climb, read_rungs
+from trainer.ladder import Rung, climb, read_rungs, words
 from trainer.model.config import ModelConfig, to_huggingface
 from trainer.scaling import Law, Run
 from trainer.stages import LadderParams, PretrainParams, Size, check_ladder, ladder, pretrain
@@ -109,6 +109,17 @@ def test_the_same_trainings_give_the_same_bytes(tmp_path: Path) -> None:
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+def test_a_law_without_a_floor_is_said_to_have_none() -> None:
+    """Losses that still fall as a pure power law leave nothing for E."""
+    law = Law(0.0, 60.0, 0.4, 900.0, 0.5)
+    rungs = [Rung(f"{size}_{tokens}", Run(size, tokens, law.loss(size, tokens))) for size in (1e5, 2e5, 4e5) for tokens in (1e5, 3e5, 9e5)]
+    said = words(climb(rungs, []))
+    assert "loss = 0.0000 + " in said and "E is 0: these rungs do not tell" in said
+    rungs = [replace(rung, run=replace(rung.run, loss=rung.run.loss + 0.5)) for rung in rungs]
+    said = words(climb(rungs, []))
+    assert "loss = 0.50" in said and "E is 0" not in said
+
+
 @pytest.mark.parametrize(
     ("spoil", "trouble"),
     [
@@ -187,7 +198,7 @@ def test_the_demo_s_ladder_foretells_the_larger_model(tmp_path: Path) -> None:
     assert fitted["small_3"]["loss"] > fitted["medium_3"]["loss"] > fitted["large_3"]["loss"]
     held_out = found["predictions"]["held_out"]
     assert held_out["parameters"] > max(rung["parameters"] for rung in fitted.values())
-    assert abs(held_out["error"]) < 0.1
+    assert abs(held_out["error"]) < 0.2
     assert f"measured {held_out['measured']:.4f}" in said.stdout + said.stderr
-    again = subprocess.run([*command, "format=json"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    assert "small_1" not in again.stderr
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
+    assert "started" not in again.stdout + again.stderr
