@@ -443,8 +443,8 @@ class _Loop:
             return False
         if found.step > self.plan.steps or found.facts["lr_digest"] != self.lr_digest(found.step):
             return False
-        skipped = [sample for undone in found.facts["state"]["skipped"] for sample in undone["samples"]]
-        if found.facts["data_digest"] != self.task.data_digest(found.step, skipped):
+        skipped = [sample for undone in found.facts["state"].get("skipped", ()) for sample in undone["samples"]]
+        if found.facts.get("data_digest", "") != self.task.data_digest(found.step, skipped):
             return False
         best = found.facts["state"]["best_step"]
         return best in (0, found.step) or self.trajectory.latest(lambda other: self.readable_at(other, best)) is not None
