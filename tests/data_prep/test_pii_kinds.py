@@ -224,13 +224,16 @@ HOSTILE: dict[Kind, list[str]] = {
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "name"])
 def test_time_is_linear_in_hostile_text(kind: Kind) -> None:
     for piece in HOSTILE[kind]:
-        seconds = []
-        for size in (12_000, 48_000):
-            text = piece * (size // len(piece))
-            find(text[:2_000], kinds=[kind])
-            begun = time.process_time()
-            find(text, kinds=[kind])
-            seconds.append(time.process_time() - begun)
-        # four times the text: four times the time, eight where the clock is coarse, sixteen if it were quadratic
-        assert all(later < max(0.2, 9 * earlier) for earlier, later in pairwise(seconds)), (piece, seconds)
-        assert seconds[-1] < 4
+        for attempt in range(3):  # a busy machine makes a measurement too long now and then, and never too short
+            seconds = []
+            for size in (12_000, 48_000):
+                text = piece * (size // len(piece))
+                find(text[:2_000], kinds=[kind])
+                begun = time.process_time()
+                find(text, kinds=[kind])
+                seconds.append(time.process_time() - begun)
+            # four times the text: four times the time, eight where the clock is coarse, sixteen if it were quadratic
+            linear = all(later < max(0.2, 9 * earlier) for earlier, later in pairwise(seconds)) and seconds[-1] < 4
+            if linear:
+                break
+        assert linear, (piece, seconds, attempt)
