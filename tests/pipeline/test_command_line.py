@@ -171,7 +171,7 @@ def test_a_run_with_nothing_to_do_is_quick_and_starts_nothing(tmp_path: Path, ra
     assert again.stderr == ""
     command = [sys.executable, "-c", PROBE, *toy.command()[3:]]
     times = []
-    for _ in range(3):
+    while len(times) < 8 and not any(seconds < 1.0 for seconds in times):  # a busy machine makes it longer, never shorter
         begun = time.monotonic()
         result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
         times.append(time.monotonic() - begun)
