@@ -90,7 +90,7 @@ class Task(ABC):
     def skip(self, samples: Sequence[int]) -> None:
         """From now on these samples, and no others, belong to no batch; those that come before the first of them are unchanged."""
         if samples:
-            raise NotImplementedError(f"{type(self).__name__} cannot skip samples")
+            raise ValueError(f"{type(self).__name__} names no samples that could be skipped")
 
     def data_digest(self, steps: int, skipped: Sequence[int]) -> str:
         """What the first `steps` batches follow from that may change with the length of the training."""
