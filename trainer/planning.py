@@ -20,6 +20,7 @@ REDUCE_BUCKET = 500_000_000
 LIVE_PARAMETERS = 1_000_000_000
 LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements, as in trainer.model.output
 CONVERTED = 26  # bytes a parameter of a universal checkpoint while it is made, as measured: 24, and what its many files add
+LOGITS_KEPT = 1 << 23
 POSITIONS_AT_LEAST = 64  # as there
 
 
@@ -207,7 +208,7 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, device
     A block keeps its two norms' inputs and outputs (4 d); rotated queries, attention's output as it is and laid out for the projection
     (3 q), keys and values (2 k), queries and keys before they are normalised; of a feed-forward layer the gate, its activation,
     the other half and their product (4 f; gpt2 2 f). Norms on a CPU keep the normalised values as well; its masks of packed
-    documents are left out. Recomputing keeps a block's input alone, and the rest of one block.
+    documents are left out. Recomputing keeps a block's input alone, and the rest of one block. Logits are kept where all are few.
     """
     d, layers = config.hidden_size, config.num_hidden_layers
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
@@ -220,7 +221,8 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, device
     sparse = attention + routed + config.n_shared_experts * 4 * expert_width(config)
     blocks = [sparse if config.sparse(layer) else dense for layer in range(layers)]
     kept = layers * d + max(blocks) if recompute else sum(blocks)
-    return tokens * (kept + (1 + norms) * d) * width_of(precision)
+    logits = tokens * config.vocab_size
+    return tokens * (kept + (1 + norms) * d) * width_of(precision) + (4 * logits if logits <= LOGITS_KEPT else 0)
 
 
 def logits_bytes(config: ModelConfig, tokens: int, precision: str, device: str) -> int:
