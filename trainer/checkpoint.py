@@ -62,8 +62,8 @@ def form(world: int, zero: int) -> dict[str, int]:
 
 def loadable(found: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
     """Whether ranks of one form can load a checkpoint of another. Stages 1 and 2 shard alike; 0 and 3 are read by themselves."""
-    kinds = [form["zero"] or -1 for form in (found, wanted)]
-    return kinds[0] == kinds[1] or {*kinds} == {1, 2}
+    stages = {found["zero"], wanted["zero"]}
+    return len(stages) == 1 or stages == {1, 2}
 
 
 def load(engine: Engine, checkpoint: Checkpoint, trajectory: Trajectory, wanted: Mapping[str, int]) -> None:

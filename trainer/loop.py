@@ -294,7 +294,7 @@ class _Loop:
         told = {name: value for name, (value, _) in sums.items()}
         told |= {NORM: (norm or 0.0) / self.world, ASKED: float(self.rank == 0 and self.trajectory.stop_request.exists())}
         totals = self.summed(told)
-        means = {name: totals[name] / denominators[by] for name, (_, by) in sums.items() if denominators[by] > 0}
+        means = _means(totals, sums, denominators)
         values = means if norm is None else {**means, NORM: totals[NORM]}
         self.asked_to_stop = totals[ASKED] > 0
         guard = self.plan.guard
@@ -349,7 +349,8 @@ class _Loop:
             with torch.no_grad():
                 for batch, counted in shared:
                     _add(sums, self.engine.forward(batch, denominators)[1], counted)
-            found = self.means(self.named_alike(sums), denominators)
+            sums = self.named_alike(sums)
+            found = _means(self.summed({name: value for name, (value, _) in sums.items()}), sums, denominators)
         trained = {name: total / self.state.summed for name, total in self.state.sums.items()}
         self.state.history.append({"step": step, "train": trained, "validation": found})
         self.state.sums, self.state.summed = {}, 0
@@ -392,11 +393,6 @@ class _Loop:
         dist.all_gather_object(ranks, {name: by for name, (_, by) in sums.items()})
         named = {name: by for terms in ranks for name, by in terms.items()}
         return {name: sums.get(name, (0.0, named[name])) for name in named}
-
-    def means(self, sums: Mapping[str, tuple[float, str]], denominators: Mapping[str, float]) -> dict[str, float]:
-        """Each term over all ranks; those whose denominator is 0 have no value."""
-        totals = self.summed({name: value for name, (value, _) in sums.items()})
-        return {name: totals[name] / denominators[by] for name, (_, by) in sums.items() if denominators[by] > 0}
 
     def summed(self, values: Mapping[str, float]) -> dict[str, float]:
         """The sum over ranks of each value; the ranks' names are the same."""
@@ -475,6 +471,11 @@ class _Loop:
 def _cut(form: Mapping[str, Any]) -> str:
     ranks = form["world_size"]
     return f"{ranks} rank{'s' * (ranks != 1)} at ZeRO {form['zero']}"
+
+
+def _means(totals: Mapping[str, float], sums: Mapping[str, tuple[float, str]], denominators: Mapping[str, float]) -> dict[str, float]:
+    """Each term over all ranks; those whose denominator is 0 have no value."""
+    return {name: totals[name] / denominators[by] for name, (_, by) in sums.items() if denominators[by] > 0}
 
 
 def _add(sums: dict[str, tuple[float, str]], terms: Mapping[str, tuple[Tensor, str]], counted: float) -> None:

@@ -4,6 +4,7 @@ and Weights & Biases, texts that the model writes, and a profile of some steps. 
 from __future__ import annotations
 
 import contextlib
+import re
 import resource
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,14 +19,23 @@ if TYPE_CHECKING:
     from pipeline.stage import Progress
     from trainer.engine import TrainRun
 
-# dense bf16 matrices, FLOP/s, by a part of the device's name (the vendors' data sheets)
-PEAKS = {"H100 PCIe": 756e12, "H100": 989e12, "H200": 989e12, "B200": 2250e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "4090": 165e12}
+# dense bf16 matrices, FLOP/s, by words of the device's name (the vendors' data sheets)
+PEAKS = {
+    "H100 PCIe": 756e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "GH200": 989e12,
+    "B200": 2250e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+}
 
 
 def peak_flops(device: torch.device) -> float | None:
     """FLOP/s of a device in bf16, None where it is not known."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((peak for part, peak in PEAKS.items() if part in name), None)
+    return next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 class Seen:

@@ -69,6 +69,14 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert f"a checkpoint is passed over: {victim}" in (tmp_path / "whole.jsonl").read_text()
 
 
+def test_stage_two_goes_on_from_stage_one_and_back(tmp_path: Path) -> None:
+    whole = alone(lambda: elastic(tmp_path, 1, steps=6, name="whole"))
+    for zero, steps in ((1, 2), (2, 4), (1, 6)):
+        found = alone(lambda: elastic(tmp_path, zero, steps=steps, under="changing"))  # noqa: B023
+    assert "from 1 rank at ZeRO 2 to 1 rank at ZeRO 1" in (tmp_path / "changing.jsonl").read_text()
+    assert all(torch.allclose(found.weights[name], tensor, rtol=0, atol=1e-6) for name, tensor in whole.weights.items())
+
+
 def test_a_disk_without_room_is_one_line_and_the_checkpoint_before_remains(tmp_path: Path) -> None:
     whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
     room, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

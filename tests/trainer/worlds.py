@@ -240,11 +240,13 @@ def gradients(folder: Path) -> dict[str, tuple[float, dict[str, torch.Tensor]]]:
     return found
 
 
-def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", **changes: Any) -> Outcome:
+def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", under: str = "", **changes: Any) -> Outcome:
     """A training that ranks of any number may continue; its learning rates do not depend on how long it lasts."""
     run = TrainRun(zero=zero, micro_batch=2, checkpoint_every=1)
     settings = Optimization(lr=1e-2, warmup_steps=2, schedule="constant")
-    return training(folder, pretraining(folder, **changes), run, name=f"{name}-{zero}", settings=settings, steps=steps, validate_every=2)
+    return training(
+        folder, pretraining(folder, **changes), run, name=under or f"{name}-{zero}", settings=settings, steps=steps, validate_every=2
+    )
 
 
 def continued(directory: str, stages: Sequence[int]) -> dict[int, Outcome]:
