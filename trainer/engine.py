@@ -144,6 +144,9 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
 def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
     """The whole configuration; every choice DeepSpeed would make by default and that matters is made here."""
     zero: dict[str, Any] = {"stage": run.zero}
+    if run.zero in (1, 2) and run.offload == "none" and not run.gpus_per_worker:
+        # no memory to be fragmented, no collective that runs beside: only copies
+        zero |= {"contiguous_gradients": False, "overlap_comm": False}
     if run.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": run.gpus_per_worker > 0}
     if run.offload == "parameters":
@@ -177,10 +180,10 @@ class Engine:
         if run.zero == 3:
             from deepspeed.utils import set_z3_leaf_modules
 
-            from trainer.model.moe import leaf_modules
+            from trainer.model.transformer import Block
 
-            if leaves := leaf_modules(module):
-                set_z3_leaf_modules(module, leaves)
+            # a layer is gathered as a whole: in one collective instead of ten, and alike on all ranks whichever experts run
+            set_z3_leaf_modules(module, [Block])
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
             {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": settings.weight_decay},

@@ -155,7 +155,9 @@ def test_masks_by_blocks_attend_as_the_exact_ones_do(heads: int) -> None:
     shapes = [(2, number, 200, 16) for number in (4, heads, heads)]
     documents = torch.stack([torch.arange(200) // 37, torch.where(torch.arange(200) < 150, 0, -1)])
     q, k, v = (torch.randn(shape, generator=generator) for shape in shapes)
-    torch.testing.assert_close(attend(q, k, v, block_mask(documents)), attend(q, k, v, document_mask(documents)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        attend(q, k, v, block_mask(documents)), attend(q, k, v, document_mask(documents, q.dtype)), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.proof

@@ -25,16 +25,17 @@ def document_positions(document_ids: Tensor) -> Tensor:
     return columns - torch.where(starts, columns, 0).cummax(dim=1).values
 
 
-def document_mask(document_ids: Tensor) -> Tensor | BlockMask:
+def document_mask(document_ids: Tensor, dtype: torch.dtype) -> Tensor | BlockMask:
     """[b, s] → what `attend` takes as a mask: a query sees the keys of its own document that are not after it.
 
-    A GPU gets it by blocks, of which those without an allowed pair are never computed; the CPU gets [b, 1, s, s], True where
-    attention is allowed.
+    A GPU gets it by blocks, of which those without an allowed pair are never computed; the CPU gets [b, 1, s, s] of `dtype`, added to
+    the scores: 0 where attention is allowed, else -inf.
     """
     if document_ids.is_cuda:
         return block_mask(document_ids)
     same = document_ids[:, :, None] == document_ids[:, None, :]
-    return same.tril().unsqueeze(1)
+    hidden = ~same.tril().unsqueeze(1)
+    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
 
 
 def block_mask(document_ids: Tensor) -> BlockMask:
@@ -52,7 +53,7 @@ def block_mask(document_ids: Tensor) -> BlockMask:
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
     """Scaled dot-product attention of [b, h, s, e] on [b, k, t, e] → [b, h, s, e].
 
-    mask  [b, 1, s, t] bool or a BlockMask; None: causal, or nothing hidden from a single query
+    mask  [b, 1, s, t] bool or added to the scores, or a BlockMask; None: causal, or nothing hidden from a single query
     """
     grouped = q.shape[1] != k.shape[1]
     if isinstance(mask, BlockMask):
@@ -115,10 +116,3 @@ def cosine_factor(scaling: RopeScaling) -> float:
     if scaling.rope_type != "yarn":
         return 1.0
     return scaling.attention_factor or 0.1 * math.log(scaling.factor) + 1
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the first r of [b, heads, s, e]; the two halves of these r are the two coordinates of its planes."""
-    turning, still = x.split((2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]), dim=-1)
-    first, second = turning.chunk(2, dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin, still), dim=-1)

@@ -237,11 +237,3 @@ def load_metrics(tokens: Tensor) -> dict[str, float]:
 def routers(model: nn.Module) -> list[Router]:
     """The routers of a model, in the order of its layers; none where it is dense."""
     return [module for module in model.modules() if isinstance(module, Router)]
-
-
-def leaf_modules(model: nn.Module) -> list[type[nn.Module]]:
-    """What `deepspeed.utils.set_z3_leaf_modules` is to be told before ZeRO stage 3 shards the model; empty: nothing.
-
-    A mixture of experts is gathered as a whole: which of its parts run depends on the data, and ranks must gather alike.
-    """
-    return [MixtureOfExperts] if routers(model) else []

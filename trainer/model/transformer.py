@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from trainer.model.attention import attend, document_mask, document_positions, rotary, rotate
+from trainer.model.attention import attend, document_mask, document_positions, rotary
+from trainer.model.by_hand import RMSNorm, rotate
 from trainer.model.config import ModelConfig
 from trainer.model.moe import Load, MixtureOfExperts, Routing, routing_of
 from trainer.model.output import OutputLayer, exact
@@ -91,8 +92,8 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(queries, config.hidden_size, bias=False)
         self.normalised = config.qk_norm
         if config.qk_norm:
-            self.q_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
-            self.k_norm = nn.RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+            self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
+            self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | BlockMask | None, cache: KeyValueCache | None) -> Tensor:
         b, s, _ = x.shape
@@ -130,9 +131,9 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.sparse = config.sparse(layer)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.input_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_attn = Attention(config, layer)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = mixture_of_experts(config) if self.sparse else FeedForward(config.hidden_size, config.intermediate_size)
 
     def forward(
@@ -158,7 +159,7 @@ class Backbone(nn.Module):
         # given its weight, torch does not load a compiler to draw one
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, _weight=torch.empty(config.vocab_size, config.hidden_size))
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.recompute = False
 
     def forward(
@@ -258,7 +259,7 @@ class Transformer(nn.Module):
             mask = cache.mask(s)
             position_ids = cache.positions(s)
         elif document_ids is not None:
-            mask = document_mask(document_ids)
+            mask = document_mask(document_ids, self.model.norm.weight.dtype)
             position_ids = document_positions(document_ids) if position_ids is None else position_ids
         if position_ids is None:
             position_ids = torch.arange(s, device=input_ids.device)[None]

@@ -1,0 +1,42 @@
+"""Passes written by hand beside the formulas they stand for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from trainer.model.by_hand import RMSNorm, by_hand, rotate
+
+
+def drawn(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(sum(shape)), requires_grad=True)
+
+
+def test_only_exact_numbers_on_a_cpu_that_are_trained_on_are_worth_it() -> None:
+    x = torch.ones(2)
+    assert by_hand(x) and by_hand(x.double()) and not by_hand(x.bfloat16()) and not by_hand(x.to("meta"))
+    with torch.no_grad():
+        assert not by_hand(x)
+
+
+def test_a_norm_and_its_gradients_are_torchs() -> None:
+    norm = RMSNorm(6, eps=1e-3).double()
+    torch.nn.init.normal_(norm.weight)
+    x = drawn(2, 3, 6)
+    trained = norm(x)
+    with torch.no_grad():
+        torch.testing.assert_close(trained, norm(x), rtol=1e-12, atol=0)
+    assert torch.autograd.gradcheck(lambda x, weight: torch.func.functional_call(norm, {"weight": weight}, x), (x, norm.weight))
+
+
+@pytest.mark.parametrize("turning", [8, 4], ids=["all", "half"])
+def test_a_rotation_and_its_gradient_are_the_formulas(turning: int) -> None:
+    x = drawn(2, 5, 3, 8).transpose(1, 2)  # as attention has it: heads beside each other in memory
+    angles = drawn(2, 1, 5, turning // 2).detach()
+    cos, sin = angles.cos(), angles.sin()
+    trained = rotate(x, cos, sin)
+    with torch.no_grad():
+        torch.testing.assert_close(trained, rotate(x, cos, sin), rtol=1e-12, atol=1e-15)
+    assert torch.equal(trained[..., turning:], x[..., turning:])
+    assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), (x,))
