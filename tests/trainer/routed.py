@@ -41,12 +41,13 @@ class Interrupted(Pretraining):
 
 def training(directory: Path, name: str, run: TrainRun, precision: str = "fp32", **changes: Any) -> Outcome:
     settings = Optimization(lr=1e-2, warmup_steps=2, precision=precision)  # type: ignore[arg-type]
-    return train(
-        Transformer(SPARSE, seed=1), worlds.pretraining(directory, kind=Interrupted, rows_per_step=8, beside=BESIDE, **changes),
-        Plan(4, 4, bias_rate=0.01), settings, run,
-        device=torch.device("cpu"), inputs={"corpus": "random"}, trajectory=worlds.trajectory(directory, name),
-        progress=worlds.Progress(str(directory / f"{name}.jsonl"), "test"),
-    )  # fmt: skip
+    with worlds.sharded():
+        return train(
+            Transformer(SPARSE, seed=1), worlds.pretraining(directory, kind=Interrupted, rows_per_step=8, beside=BESIDE, **changes),
+            Plan(4, 4, bias_rate=0.01), settings, run,
+            device=torch.device("cpu"), inputs={"corpus": "random"}, trajectory=worlds.trajectory(directory, name),
+            progress=worlds.Progress(str(directory / f"{name}.jsonl"), "test"),
+        )  # fmt: skip
 
 
 def cases(directory: str, stages: tuple[int, ...] = (0, 1, 2, 3)) -> dict[str, Any]:
