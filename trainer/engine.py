@@ -7,12 +7,13 @@ ranks is undone. How many micro-batches make a step is the loop's affair (`manag
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -190,7 +191,8 @@ class Engine:
             {"params": [parameter for parameter in parameters if parameter.dim() == 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
-        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(settings, run))
+        with redirect_stdout(io.StringIO()):  # at bf16 it prints its memory, part by part
+            self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(settings, run))
         self.world = self.deepspeed.world_size
 
     def forward(self, *inputs: Any) -> Any:
