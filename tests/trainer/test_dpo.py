@@ -9,7 +9,7 @@ import torch
 from assistants import save_assistant
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import trajectory
+from worlds import sharded, trajectory
 
 from pipeline.progress import Progress
 from pipeline.stage import UserError
@@ -86,11 +86,12 @@ def preference_training(directory: Path, name: str, run: TrainRun, **changes: fl
         **{"batch": 4, "preference_weight": 1.0, "beta": 0.3, "nll_weight": 0.5, "seed": 0} | changes,
     )
     join_alone()
-    return train(
-        model, task, Plan(steps=8, validate_every=4), Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), run,
-        device=torch.device("cpu"), inputs={}, trajectory=trajectory(directory, name),
-        progress=Progress(str(directory / "events.jsonl"), "test"),
-    )  # fmt: skip
+    with sharded():
+        return train(
+            model, task, Plan(steps=8, validate_every=4), Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), run,
+            device=torch.device("cpu"), inputs={}, trajectory=trajectory(directory, name),
+            progress=Progress(str(directory / "events.jsonl"), "test"),
+        )  # fmt: skip
 
 
 def test_training_prefers_the_chosen_answers_of_held_out_pairs(tmp_path: Path) -> None:
@@ -100,10 +101,12 @@ def test_training_prefers_the_chosen_answers_of_held_out_pairs(tmp_path: Path) -
     assert last["validation"]["chosen_drift"] > 0
 
 
-def test_micro_batches_do_not_change_what_is_learned(tmp_path: Path) -> None:
-    outcomes = [preference_training(tmp_path, f"size-{size}", TrainRun(workers=1, micro_batch=size)) for size in (1, 4)]
-    for name, tensor in outcomes[0].weights.items():
-        torch.testing.assert_close(tensor, outcomes[1].weights[name], atol=2e-5, rtol=0)
+def test_neither_micro_batches_nor_sharded_weights_change_what_is_learned(tmp_path: Path) -> None:
+    runs = [TrainRun(workers=1, micro_batch=size, zero=zero) for size, zero in ((1, 1), (4, 1), (2, 3))]
+    first, *others = [preference_training(tmp_path, f"run-{number}", run) for number, run in enumerate(runs)]
+    for name, tensor in first.weights.items():
+        for other in others:
+            torch.testing.assert_close(tensor, other.weights[name], atol=2e-5, rtol=0)
 
 
 def test_without_the_preference_term_only_the_chosen_answers_are_learned(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from assistants import save_assistant
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import together, trajectory
+from worlds import sharded, together, trajectory
 
 from pipeline.progress import Progress
 from trainer.engine import Optimization, TrainRun
@@ -145,11 +145,12 @@ def policy_training(directory: str, name: str, run: TrainRun, **changes: Any) ->
     home = Path(directory)
     task = policy(home, records=str(home / name / "rollouts"), **changes)
     (home / name).mkdir(exist_ok=True)
-    return train(
-        load_model(home)[0], task, Plan(steps=4, validate_every=2), SETTINGS, run,
-        device=torch.device("cpu"), inputs={}, trajectory=trajectory(home / name, "one"),
-        progress=Progress(str(home / name / "events"), "test"),
-    )  # fmt: skip
+    with sharded():
+        return train(
+            load_model(home)[0], task, Plan(steps=4, validate_every=2), SETTINGS, run,
+            device=torch.device("cpu"), inputs={}, trajectory=trajectory(home / name, "one"),
+            progress=Progress(str(home / name / "events"), "test"),
+        )  # fmt: skip
 
 
 def records(directory: Path) -> list[dict[str, Any]]:
