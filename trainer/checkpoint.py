@@ -129,9 +129,8 @@ def form(world: int, zero: int) -> dict[str, int]:
 
 
 def loadable(found: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
-    """Whether ranks of one form can load a checkpoint of another. Stages 1 and 2 shard alike; 0 and 3 are read by themselves."""
-    stages = {found["zero"], wanted["zero"]}
-    return len(stages) == 1 or stages == {1, 2}
+    """Whether ranks of one form can load a checkpoint of another: stage 0, which shards nothing, is read by itself."""
+    return found["zero"] == wanted["zero"] or 0 not in (found["zero"], wanted["zero"])
 
 
 def load(engine: Engine, checkpoint: Checkpoint, trajectory: Trajectory, wanted: Mapping[str, int]) -> None:
@@ -144,7 +143,8 @@ def load(engine: Engine, checkpoint: Checkpoint, trajectory: Trajectory, wanted:
         _read(engine, checkpoint.directory, TAG)
     else:
         directory = Path(trajectory.scratch())
-        _converted(Path(checkpoint.directory, TAG), directory / UNIVERSAL)
+        shapes = {name: parameter.shape for name, parameter in engine.deepspeed.module.named_parameters()}
+        _converted(Path(checkpoint.directory, TAG), directory / UNIVERSAL, (saved["zero"], wanted["zero"]), shapes)
         engine.read_universal(lambda: _read(engine, str(directory), UNIVERSAL))
         dist.barrier()
         if dist.get_rank() == 0:
@@ -163,9 +163,10 @@ def _read(engine: Engine, directory: str, tag: str) -> None:
         raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint {tag!r} in it")
 
 
-def _converted(source: Path, target: Path) -> None:
+def _converted(source: Path, target: Path, stages: tuple[int, int], shapes: Mapping[str, torch.Size]) -> None:
     """Make the universal checkpoint `target` of `source`; what that takes of disk and memory, `trainer.planning` says. The other ranks
-    wait for its last file, since that may take longer than a collective may."""
+    wait for its last file, since that may take longer than a collective may. `stages`: from which to which; `shapes`: of the parameters,
+    only where they are whole."""
     last = target.with_suffix(".done")
     if dist.get_rank() == 0:
         shutil.rmtree(target, ignore_errors=True)
@@ -180,11 +181,40 @@ def _converted(source: Path, target: Path) -> None:
         done = subprocess.run(command, cwd=target.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
             raise RuntimeError(f"{source}: DeepSpeed cannot convert it: {done.stdout[-2_000:]}")
+        if stages[0] != 3 and stages[1] == 3:
+            _for_stage_three(target)
+        elif stages[0] == 3 and stages[1] != 3:
+            _from_stage_three(target, shapes)
         last.touch()
         return
     dist.barrier()
     while not last.exists():
         time.sleep(0.1)
+
+
+def _for_stage_three(universal: Path) -> None:
+    """Let stage 3 read a universal checkpoint made from stage 1 or 2: it looks for the count of steps elsewhere."""
+    path = universal / "zero" / "optimizer_state.pt"
+    common = torch.load(path, weights_only=False, map_location="cpu")
+    step = torch.load(next(universal.glob("zero/*/step.pt")), weights_only=False, map_location="cpu")
+    torch.save({**common, "optimizer_state_dict": {"state": {0: {"step": step}}, "param_groups": common["param_groups"]}}, path)
+    (universal / "zero_pp_rank_0_mp_rank_00_model_states.pt").symlink_to("mp_rank_00_model_states.pt")
+
+
+def _from_stage_three(universal: Path, shapes: Mapping[str, torch.Size]) -> None:
+    """Let stages 1 and 2 read a universal checkpoint made from stage 3: they want shapes, and the count of steps with each parameter."""
+    import deepspeed
+
+    path = universal / "zero" / "optimizer_state.pt"
+    common = torch.load(path, weights_only=False, map_location="cpu")
+    torch.save({**common, "ds_version": deepspeed.__version__}, path)
+    for name, shape in shapes.items():
+        folder = universal / "zero" / name
+        for state in ("fp32", "exp_avg", "exp_avg_sq"):
+            flat = torch.load(folder / f"{state}.pt", weights_only=False, map_location="cpu")
+            torch.save({"param": flat.view(shape)}, folder / f"{state}.pt")
+        torch.save(common["optimizer_state_dict"]["state"][0]["step"], folder / "step.pt")
+    (universal / "mp_rank_00_model_states.pt").symlink_to("zero_pp_rank_0_mp_rank_00_model_states.pt")
 
 
 def find(trajectory: Trajectory, accept: Callable[[Checkpoint], bool], tell: Callable[[str], None]) -> Checkpoint | None:

@@ -12,7 +12,7 @@ import torch
 
 import trainer.checkpoint
 from pipeline.stage import UserError
-from tests.trainer.worlds import alone, continued, crowded, elastic, equal, pretraining, resumed, together, training, trajectory
+from tests.trainer.worlds import alone, continued, crossing, crowded, elastic, equal, pretraining, resumed, together, training, trajectory
 from trainer.engine import Optimization, TrainRun
 
 NO_ROOM = r"the checkpoint of step (4|6) cannot be written: .* GB are free; make room and run the same command"
@@ -69,12 +69,25 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert f"a checkpoint is passed over: {victim}" in (tmp_path / "whole.jsonl").read_text()
 
 
-def test_stage_two_goes_on_from_stage_one_and_back(tmp_path: Path) -> None:
+def test_each_stage_that_shards_goes_on_from_the_others(tmp_path: Path) -> None:
     whole = alone(lambda: elastic(tmp_path, 1, steps=6, name="whole"))
-    for zero, steps in ((1, 2), (2, 4), (1, 6)):
+    for zero, steps in ((1, 2), (2, 3), (3, 5), (1, 6)):
         found = alone(lambda: elastic(tmp_path, zero, steps=steps, under="changing"))  # noqa: B023
-    assert "from 1 rank at ZeRO 2 to 1 rank at ZeRO 1" in (tmp_path / "changing.jsonl").read_text()
+    told = (tmp_path / "changing.jsonl").read_text()
+    assert all(f"from 1 rank at ZeRO {first} to 1 rank at ZeRO {second}" in told for first, second in ((1, 2), (2, 3), (3, 1)))
+    assert found.counted == {"tokens": 6 * 24}
     assert all(torch.allclose(found.weights[name], tensor, rtol=0, atol=1e-6) for name, tensor in whole.weights.items())
+
+
+@pytest.mark.proof
+def test_ranks_and_stage_change_at_once(two_ranks: dict[str, Any]) -> None:
+    directory = two_ranks["directory"]
+    together(2, directory, crossing, str(directory), 2, 2)
+    alone(crossing, str(directory), 3, 4)
+    back = together(2, directory, crossing, str(directory), 1, 6)[0]
+    told = (directory / "crossing.jsonl").read_text()
+    assert "from 2 ranks at ZeRO 2 to 1 rank at ZeRO 3" in told and "from 1 rank at ZeRO 3 to 2 ranks at ZeRO 1" in told
+    assert all(torch.allclose(back.weights[name], tensor, rtol=0, atol=1e-6) for name, tensor in two_ranks["whole"][1].weights.items())
 
 
 @pytest.mark.parametrize("zero", [1, 3])

@@ -219,7 +219,7 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
             # two steps again, or four where the crash came before the ranks had told each other that the second checkpoint was written
             exact[precision, zero] = equal(whole, again) and 3 * again.counted["tokens"] / whole.counted["tokens"] in (1, 2)
     # the same trajectory at a stage whose files are others
-    training(folder, pretraining(folder), TrainRun(zero=3), name="whole-fp32-1", steps=6)
+    training(folder, pretraining(folder), TrainRun(zero=0), name="whole-fp32-1", steps=6)
     for zero in range(4):
         elastic(folder, zero, steps=2)
     uncut = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
@@ -287,6 +287,11 @@ def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", under
 def continued(directory: str, stages: Sequence[int]) -> dict[int, Outcome]:
     """By ZeRO stage the last two steps, on these ranks, of what others have begun."""
     return {zero: elastic(Path(directory), zero, steps=6) for zero in stages}
+
+
+def crossing(directory: str, zero: int, steps: int) -> Outcome:
+    """One training, whatever the ranks and the stage."""
+    return elastic(Path(directory), zero, steps=steps, under="crossing")
 
 
 def golden_curves(folder: Path, name: str = "golden") -> dict[str, list[float]]:
