@@ -114,10 +114,10 @@ def _nothing() -> None:
 
 
 def _write(files: dict[str, io.BytesIO]) -> None:
-    """Write the files and let their contents go."""
+    """Write the files and let their contents go. Their folder is there, unless a later driver has swept it: then this is no
+    one's checkpoint any more."""
     while files:
         path, content = files.popitem()
-        os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(path, "wb") as stream:
             stream.write(content.getbuffer())
             os.fsync(stream.fileno())
