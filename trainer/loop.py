@@ -345,8 +345,6 @@ class _Loop:
 
     def validate(self, step: int) -> None:
         batches = list(self.task.validation_batches())
-        if not batches and self.run_settings.keep_best:
-            raise UserError("run.keep_best: there is no validation set that would tell which are the best; set it to 0")
         found: dict[str, float] = {}
         if batches:
             rounds = -(-len(batches) // self.world)
@@ -361,6 +359,8 @@ class _Loop:
                     _add(sums, self.engine.forward(batch, denominators)[1], counted)
             sums = self.named_alike(sums)
             found = _means(self.summed({name: value for name, (value, _) in sums.items()}), sums, denominators)
+        if self.run_settings.keep_best and self.judged_by not in found:
+            raise UserError(f"run.keep_best: no validation tells the {self.judged_by} by which the best are known; set it to 0")
         trained = {name: total / self.state.summed for name, total in self.state.sums.items()}
         self.state.history.append({"step": step, "train": trained, "validation": found})
         self.state.sums, self.state.summed = {}, 0
@@ -434,9 +434,13 @@ class _Loop:
 
     def best_steps(self) -> list[int]:
         """The steps of the best validations so far, as many as `run.keep_best` asks for."""
-        name = self.plan.keep_best or "loss"
-        losses = [(entry["validation"][name], entry["step"]) for entry in self.state.history if entry["step"] and entry["validation"]]
-        return [step for _, step in sorted(losses)[: self.run_settings.keep_best]]
+        values = [(entry["validation"].get(self.judged_by), entry["step"]) for entry in self.state.history if entry["step"]]
+        return [step for _, step in sorted(values)[: self.run_settings.keep_best]] if self.run_settings.keep_best else []
+
+    @property
+    def judged_by(self) -> str:
+        """The name of the validation's value that is lowest where a model is best."""
+        return self.plan.keep_best or "loss"
 
     @property
     def branches(self) -> tuple[int, ...]:

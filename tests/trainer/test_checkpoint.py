@@ -123,7 +123,7 @@ def test_as_many_of_the_last_and_of_the_best_stay_as_asked_for(tmp_path: Path) -
 
 def test_the_best_of_no_validations_are_refused_before_the_first_step(tmp_path: Path) -> None:
     run = TrainRun(workers=1, keep_best=1)
-    with pytest.raises(UserError, match=r"run.keep_best: there is no validation set .* set it to 0"):
+    with pytest.raises(UserError, match=r"run.keep_best: no validation tells the loss .* set it to 0"):
         alone(lambda: training(tmp_path, pretraining(tmp_path, validation_tokens=0), run))
 
 
