@@ -13,8 +13,6 @@ from pipeline import storage
 from pipeline.files import File
 from pipeline.lease import Fence
 
-KEPT_FOR_FAULTS = 2
-
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -79,10 +77,10 @@ class Trajectory:
         folder.mkdir(parents=True, exist_ok=True)
         return str(folder)
 
-    def commit(self, step: int, facts: Mapping[str, Any], keep: Sequence[int] = ()) -> None:
+    def commit(self, step: int, facts: Mapping[str, Any], last: int = 2, keep: Sequence[int] = ()) -> None:
         """Rank 0, once every rank has written: hash all files, check the fence, write COMPLETE last, retire older ones.
 
-        `keep` names steps (a best one) that stay beside the last two.
+        The newest `last` stay and, beside them, those of the steps in `keep` (a best one).
         """
         folder = self._own(step)
         files = {}
@@ -95,7 +93,7 @@ class Trajectory:
         storage.create(folder / "COMPLETE", json.dumps(record, sort_keys=True, indent=1).encode())
         storage.sync_directory(self.directory)
         own = [checkpoint for checkpoint in self.complete() if f".{self.fingerprint}." in os.path.basename(checkpoint.directory)]
-        for checkpoint in own[KEPT_FOR_FAULTS:]:
+        for checkpoint in own[last:]:
             if checkpoint.step not in keep:
                 self._remove(Path(checkpoint.directory))
 

@@ -103,7 +103,9 @@ class TrainRun:
     cpus_per_worker: Annotated[float, Meta(gt=0, description="CPUs reserved for a rank")] = 1.0
     gpus_per_worker: Annotated[int, Meta(ge=0, le=1, description="GPUs of a rank")] = 0
     threads: Annotated[int, Meta(ge=1, description="threads of a rank's matrix products")] = 1
-    checkpoint_every: Annotated[int, Meta(ge=1, description="steps between checkpoints; the last two are kept")] = 50
+    checkpoint_every: Annotated[int, Meta(ge=1, description="steps between checkpoints")] = 50
+    keep_last: Annotated[int, Meta(ge=1, description="newest checkpoints that are kept, to go on from after a fault")] = 2
+    keep_best: Annotated[int, Meta(ge=0, description="checkpoints of the best validations that are saved and kept; 0: none is")] = 0
     keep_every: Annotated[int, Meta(ge=0, description="steps between checkpoints that are kept for good; 0: none is")] = 0
     restarts: Annotated[int, Meta(ge=0, description="restarts of all ranks after one was lost")] = 2
     tensorboard: Annotated[bool, Meta(description="write the numbers for TensorBoard, too, beside the checkpoints")] = False
@@ -212,6 +214,19 @@ class Engine:
             return None
         return float(self.deepspeed.get_global_grad_norm() or 0.0)
 
+    def snapshot(self, directory: str, tag: str) -> dict[str, io.BytesIO]:
+        """What this rank's files of a checkpoint hold, by path, as it is now: whatever is trained after it does not show. Nothing is
+        written yet. Every rank must call it."""
+        files: dict[str, io.BytesIO] = {}
+
+        def hold(state_dict: Any, path: str) -> None:
+            files[path] = serialized(state_dict)
+
+        self.deepspeed.checkpoint_engine.save = hold
+        self.deepspeed._copy_recovery_script = lambda directory: None  # it would be written here and now
+        self.deepspeed.save_checkpoint(directory, tag=tag, save_latest=False)
+        return files
+
     def read_universal(self, read: Callable[[], None]) -> None:
         """Call `read` while DeepSpeed takes what it loads for a universal checkpoint, and mend what it leaves wrong: at stage 3 all
         parameters share one count of steps, which then grows for each of them, and one weight decay."""
@@ -226,6 +241,15 @@ class Engine:
             state["step"] = state["step"].clone()
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay
+
+
+def serialized(state: Any) -> io.BytesIO:
+    """What `torch.load` reads, in the host's memory. Not a zip, whose checksums would take half as long again."""
+    import torch
+
+    content = io.BytesIO()
+    torch.save(state, content, _use_new_zipfile_serialization=False)
+    return content
 
 
 def full_state(model: Transformer) -> dict[str, Tensor]:

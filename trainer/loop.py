@@ -193,9 +193,12 @@ def train(
         model.compile_layers()
     task.start(Place(rank, world, device, run.micro_batch), model)
     loop = _Loop(Scored(model, task), plan, settings, run, inputs, trajectory, progress)
-    first = loop.resume()
-    known = dict(loop.state.totals)
-    last = loop.run(first)
+    try:
+        first = loop.resume()
+        known = dict(loop.state.totals)
+        last = loop.run(first)
+    finally:
+        loop.saver.close()
     loop.seen.close()
     if plan.keep_best is not None and loop.state.best_step != last:
         loop.load_best()
@@ -220,6 +223,7 @@ class _Loop:
         self.scored, self.task, self.plan, self.settings, self.run_settings = scored, scored.task, plan, settings, run
         self.inputs, self.trajectory, self.progress = dict(inputs), trajectory, progress
         self.engine = Engine(scored, settings, run, plan.steps)
+        self.saver = checkpoint.Saver(self.engine, trajectory)
         self.balancer = Balancer(scored.model, plan.bias_rate)
         self.seen = Seen(
             run,
@@ -271,10 +275,12 @@ class _Loop:
             if self.asked_to_stop or self.worth_saving(done):
                 self.save(done)
             if self.asked_to_stop:
+                self.saver.finish()
                 raise Stopped(f"step {done}")
         if self.state.history[-1]["step"] != done:
             # not part of any checkpoint: a longer training does not validate here
             self.validate(done)
+        self.saver.finish()
         return done
 
     def step(self, step: int) -> tuple[str | None, dict[str, float], float]:
@@ -293,7 +299,8 @@ class _Loop:
         # whatever all ranks are to know of the step, in one go: they decide on it alike
         told = {name: value for name, (value, _) in sums.items()}
         told |= {NORM: (norm or 0.0) / self.world, ASKED: float(self.rank == 0 and self.trajectory.stop_request.exists())}
-        totals = self.summed(told)
+        totals = self.summed({**told, **self.saver.told()})
+        self.saver.hear(totals)
         means = _means(totals, sums, denominators)
         values = means if norm is None else {**means, NORM: totals[NORM]}
         self.asked_to_stop = totals[ASKED] > 0
@@ -321,6 +328,7 @@ class _Loop:
             raise UserError(f"{wrong}; lower lr or raise warmup_steps")
         if len(skipped) > self.plan.guard.rollbacks:
             raise UserError(f"{wrong}, after {len(skipped) - 1} bad steps were undone; lower lr, or raise guard.rollbacks")
+        self.saver.finish()
         found = checkpoint.find(self.trajectory, self.fits, self.note)
         if found is None:
             raise UserError(f"{wrong}, and no checkpoint to go back to; lower lr, raise warmup_steps, or lower run.checkpoint_every")
@@ -351,6 +359,8 @@ class _Loop:
                     _add(sums, self.engine.forward(batch, denominators)[1], counted)
             sums = self.named_alike(sums)
             found = _means(self.summed({name: value for name, (value, _) in sums.items()}), sums, denominators)
+        if self.run_settings.keep_best and self.judged_by not in found:
+            raise UserError(f"run.keep_best: no validation tells the {self.judged_by} by which the best are known; set it to 0")
         trained = {name: total / self.state.summed for name, total in self.state.sums.items()}
         self.state.history.append({"step": step, "train": trained, "validation": found})
         self.state.sums, self.state.summed = {}, 0
@@ -408,18 +418,29 @@ class _Loop:
             or (self.run_settings.keep_every and done % self.run_settings.keep_every == 0)
             or done in self.branches
             or (self.plan.keep_best is not None and done == self.state.best_step)
+            or done in self.best_steps()
         )
 
     def save(self, done: int) -> None:
         digests = {"lr_digest": self.lr_digest(done), "data_digest": self.task.data_digest(done, self.skipped)}
         facts = {**self.form(), "inputs": self.inputs, **digests, "state": asdict(self.state)}
-        checkpoint.save(self.engine, self.trajectory, done, facts, self.kept(done))
+        self.saver.save(done, facts, self.run_settings.keep_last, self.kept(done))
 
     def kept(self, done: int) -> list[int]:
         """The steps whose checkpoints stay beside the newest: the best, each so many, and those from which a longer training goes on."""
         run = self.run_settings
         each = range(run.keep_every, done + 1, run.keep_every) if run.keep_every else ()
-        return [step for step in (self.state.best_step, *self.branches, *each) if 0 < step <= done]
+        return [step for step in (self.state.best_step, *self.best_steps(), *self.branches, *each) if 0 < step <= done]
+
+    def best_steps(self) -> list[int]:
+        """The steps of the best validations so far, as many as `run.keep_best` asks for."""
+        values = [(entry["validation"].get(self.judged_by), entry["step"]) for entry in self.state.history if entry["step"]]
+        return [step for _, step in sorted(values)[: self.run_settings.keep_best]] if self.run_settings.keep_best else []
+
+    @property
+    def judged_by(self) -> str:
+        """The name of the validation's value that is lowest where a model is best."""
+        return self.plan.keep_best or "loss"
 
     @property
     def branches(self) -> tuple[int, ...]:

@@ -1,21 +1,21 @@
 """Checkpoints: what is resumed is what was interrupted, bit for bit; what does not fit is set aside."""
 
-import resource
-import signal
-from dataclasses import dataclass
+import re
+import shutil
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import trainer.checkpoint
 from pipeline.stage import UserError
-from tests.trainer.worlds import alone, continued, elastic, equal, pretraining, resumed, together, training, trajectory
-from trainer.engine import TrainRun
-from trainer.model.transformer import Transformer
-from trainer.objectives.language_model import TokenBatch
-from trainer.tasks.language_model import Pretraining
+from tests.trainer.worlds import alone, continued, crossing, crowded, elastic, equal, pretraining, resumed, together, training, trajectory
+from trainer.engine import Optimization, TrainRun
 
+NO_ROOM = r"the checkpoint of step (4|6) cannot be written: .* GB are free; make room and run the same command"
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=2)
 
 
@@ -69,37 +69,76 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert f"a checkpoint is passed over: {victim}" in (tmp_path / "whole.jsonl").read_text()
 
 
-def test_stage_two_goes_on_from_stage_one_and_back(tmp_path: Path) -> None:
+def test_each_stage_that_shards_goes_on_from_the_others(tmp_path: Path) -> None:
     whole = alone(lambda: elastic(tmp_path, 1, steps=6, name="whole"))
-    for zero, steps in ((1, 2), (2, 4), (1, 6)):
+    for zero, steps in ((1, 2), (2, 3), (3, 5), (1, 6)):
         found = alone(lambda: elastic(tmp_path, zero, steps=steps, under="changing"))  # noqa: B023
-    assert "from 1 rank at ZeRO 2 to 1 rank at ZeRO 1" in (tmp_path / "changing.jsonl").read_text()
+    told = (tmp_path / "changing.jsonl").read_text()
+    assert all(f"from 1 rank at ZeRO {first} to 1 rank at ZeRO {second}" in told for first, second in ((1, 2), (2, 3), (3, 1)))
+    assert found.counted == {"tokens": 6 * 24}
     assert all(torch.allclose(found.weights[name], tensor, rtol=0, atol=1e-6) for name, tensor in whole.weights.items())
+
+
+@pytest.mark.proof
+def test_ranks_and_stage_change_at_once(two_ranks: dict[str, Any]) -> None:
+    directory = two_ranks["directory"]
+    together(2, directory, crossing, str(directory), 2, 2)
+    alone(crossing, str(directory), 3, 4)
+    back = together(2, directory, crossing, str(directory), 1, 6)[0]
+    told = (directory / "crossing.jsonl").read_text()
+    assert "from 2 ranks at ZeRO 2 to 1 rank at ZeRO 3" in told and "from 1 rank at ZeRO 3 to 2 ranks at ZeRO 1" in told
+    assert all(torch.allclose(back.weights[name], tensor, rtol=0, atol=1e-6) for name, tensor in two_ranks["whole"][1].weights.items())
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_a_checkpoint_that_is_written_late_holds_what_was_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, zero: int) -> None:
+    def late(files: dict[str, Any]) -> None:
+        time.sleep(0.1)  # some steps
+        write(files)
+
+    write = trainer.checkpoint._write
+    monkeypatch.setattr(trainer.checkpoint, "_write", late)
+    run = TrainRun(workers=1, zero=zero, checkpoint_every=2, keep_last=10)
+    whole = alone(lambda: training(tmp_path, pretraining(tmp_path), run, name="whole"))
+    saved = list(trajectory(tmp_path, "whole").complete())
+    assert {6, 4, 2} <= {checkpoint.step for checkpoint in saved}
+    for later, checkpoint in pairwise(saved):
+        shutil.rmtree(later.directory)
+        again = alone(lambda: training(tmp_path, pretraining(tmp_path), run, name="whole"))
+        assert again.counted == {"tokens": (6 - checkpoint.step) * 6 * 24} and equal(whole, again)
+        for found in list(trajectory(tmp_path, "whole").complete()):
+            if found.step > checkpoint.step:
+                shutil.rmtree(found.directory)
+
+
+def test_as_many_of_the_last_and_of_the_best_stay_as_asked_for(tmp_path: Path) -> None:
+    settings = Optimization(lr=1.0, schedule="constant", warmup_steps=4, clip=0)  # better at first, then ruined
+    run = TrainRun(workers=1, zero=1, checkpoint_every=3, keep_last=1, keep_best=3)
+    outcome = alone(lambda: training(tmp_path, pretraining(tmp_path), run, settings=settings, steps=10, validate_every=1))
+    losses = {entry["step"]: entry["validation"]["loss"] for entry in outcome.state.history if entry["step"]}
+    best = sorted(losses, key=lambda step: losses[step])[:3]
+    assert any(step % 3 for step in best)
+    assert [checkpoint.step for checkpoint in trajectory(tmp_path, "one").complete()] == sorted({10, *best}, reverse=True)
+
+
+def test_the_best_of_no_validations_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    run = TrainRun(workers=1, keep_best=1)
+    with pytest.raises(UserError, match=r"run.keep_best: no validation tells the loss .* set it to 0"):
+        alone(lambda: training(tmp_path, pretraining(tmp_path, validation_tokens=0), run))
 
 
 def test_a_disk_without_room_is_one_line_and_the_checkpoint_before_remains(tmp_path: Path) -> None:
     whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
-    room, before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    @dataclass
-    class Crowded(Pretraining):
-        """From the fifth step on no file may be longer than a checkpoint's."""
-
-        def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
-            if step == 4:
-                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, room[1]))
-            return super().micro_batches(step, model)
-
-    try:
-        with pytest.raises(
-            UserError, match=r"the checkpoint of step 6 cannot be written: .* GB are free; make room and run the same command"
-        ):
-            alone(lambda: training(tmp_path, pretraining(tmp_path, kind=Crowded), RUN, name="full"))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, room)
-        signal.signal(signal.SIGXFSZ, before)
-    assert [checkpoint.step for checkpoint in trajectory(tmp_path, "full").complete()] == [4, 2]
+    with crowded() as kind, pytest.raises(UserError, match=NO_ROOM) as refused:
+        alone(lambda: training(tmp_path, pretraining(tmp_path, kind=kind), RUN, name="full"))
+    # the checkpoint that was being written when the room was gone, or the next
+    failed = int(re.findall(NO_ROOM, str(refused.value))[0])
+    assert next(trajectory(tmp_path, "full").complete()).step == failed - 2
     assert equal(whole, alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="full")))
+
+
+def test_where_one_rank_has_no_room_all_say_so(two_ranks: dict[str, Any]) -> None:
+    assert re.search(NO_ROOM, two_ranks["crowded"])
 
 
 def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:
