@@ -11,8 +11,8 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from trainer.model.transformer import Transformer
+    from trainer.model.transformer import Settle, Transformer
 
 
 Schedule = Annotated[
@@ -183,8 +183,8 @@ class Engine:
                 set_z3_leaf_modules(module, leaves)
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": settings.weight_decay},
-            {"params": [parameter for parameter in parameters if parameter.dim() == 1], "weight_decay": 0.0},
+            {"params": [parameter for parameter in parameters if dimensions(parameter) > 1], "weight_decay": settings.weight_decay},
+            {"params": [parameter for parameter in parameters if dimensions(parameter) == 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
         self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(settings, run))
@@ -223,23 +223,63 @@ class Engine:
             group["weight_decay"] = decay
 
 
-def full_state(model: Transformer) -> dict[str, Tensor]:
-    """All weights by name, on the CPU, whatever their sharding. Every rank must call it."""
-    with gathered(model):
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+def settling(settings: Optimization, run: TrainRun, device: torch.device) -> Settle:
+    """How the engine wants a model's parameters: on the device in their precision, at ZeRO 3 this rank's part of each alone."""
+    import torch
+    from torch import nn
+
+    from trainer.model.transformer import on
+
+    place = on(device, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision])
+    if run.zero < 3:
+        return place
+    zero = import_deepspeed(device).zero
+    config = deepspeed_config(settings, run)
+
+    def settle(parameter: nn.Parameter) -> None:
+        place(parameter)
+        zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=config)
+
+    return settle
+
+
+def dimensions(parameter: Tensor) -> int:
+    """Of the whole parameter, also where it is sharded."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def full_state(model: Transformer, keep: bool = True) -> dict[str, Tensor]:
+    """All weights by name, on the CPU, whatever their sharding; none where not `keep`. Every rank must call it. A rank that keeps
+    nothing holds no more than one whole parameter at a time."""
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        with made_whole([tensor]):
+            if keep:
+                found[name] = tensor.detach().to("cpu", copy=True)
+    return found
+
+
+def gathered(model: Transformer) -> AbstractContextManager[None]:
+    """The model's weights whole on every rank, for as long as the block runs."""
+    return made_whole(model.parameters())
 
 
 @contextmanager
-def gathered(model: Transformer) -> Iterator[None]:
-    """The model's weights whole on every rank, for as long as the block runs."""
-    parameters = list(model.parameters())
-    if not hasattr(parameters[0], "ds_id"):
+def made_whole(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Parameters and buffers whole on every rank, for as long as the block runs."""
+    sharded = [tensor for tensor in tensors if is_sharded(tensor)]
+    if not sharded:
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(parameters):
+    with deepspeed.zero.GatheredParameters(sharded):
         yield
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether ranks hold parts of it, as at ZeRO 3."""
+    return hasattr(tensor, "ds_id")
 
 
 def set_up_device(run: TrainRun) -> torch.device:

@@ -19,7 +19,7 @@ from trainer.model.hf import WEIGHTS
 if TYPE_CHECKING:
     from pipeline.stage import Progress
     from trainer.loop import Plan, Task
-    from trainer.model.transformer import Transformer
+    from trainer.model.transformer import Settle, Transformer
 
 IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback", "ControllerMetricsCallback", "WorkerMetricsCallback")
 # what gloo and NCCL say on the ranks that are left
@@ -75,12 +75,12 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
 
 def train_rank(training: Training) -> dict[str, Any]:
     """What every rank does once its process group is up. Returns the metrics."""
-    from trainer.engine import set_up_device
+    from trainer.engine import set_up_device, settling
     from trainer.loop import train
     from trainer.model.hf import save_weights
 
     device = set_up_device(training.run)
-    model = _open(training.model)
+    model = _open(training.model, settling(training.settings, training.run, device))
     outcome = train(
         model, training.task, training.plan, training.settings, training.run,
         device=device, inputs=training.inputs, trajectory=training.trajectory, progress=training.progress,
@@ -99,11 +99,11 @@ def train_rank(training: Training) -> dict[str, Any]:
     }
 
 
-def _open(source: NewModel | SavedModel) -> Transformer:
+def _open(source: NewModel | SavedModel, settle: Settle) -> Transformer:
     from trainer.model.hf import load_model
     from trainer.model.transformer import Transformer
 
-    return Transformer(source.config, source.seed) if isinstance(source, NewModel) else load_model(source.directory)[0]
+    return Transformer(source.config, source.seed, settle) if isinstance(source, NewModel) else load_model(source.directory, settle)[0]
 
 
 def join_alone() -> None:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_prep.tokenizer.control import CHAT_TEMPLATE
 from pipeline.stage import UserError
 from trainer.model.config import ModelConfig, from_huggingface, to_huggingface
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from trainer.model.transformer import Transformer
+    from trainer.model.transformer import Settle, Transformer
 
 WEIGHTS = "model.safetensors"
 ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "qwen3_moe": "Qwen3-MoE", "glm4_moe": "Glm4Moe"}
@@ -101,44 +101,67 @@ def load_for_inference(directory: str | Path) -> Transformer:
     """The model of a directory, on the GPU that this process sees, else on the CPU. UserError as for `load_model`."""
     import torch
 
-    model, _ = load_model(directory)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    from trainer.model.transformer import on
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(directory, on(device))[0].to(device).eval()
 
 
-def load_model(directory: str | Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelConfig]:
-    """Read a model directory, of one safetensors file or several, as fp32 where `dtype` says nothing else.
+def load_model(directory: str | Path, settle: Settle | None = None) -> tuple[Transformer, ModelConfig]:
+    """Read a model directory, of one safetensors file or several, parameter by parameter; each is put where `settle` says as soon as it is
+    read, without one on the CPU in fp32.
 
     Raises UserError where files are missing or do not fit.
     """
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    from trainer.model.transformer import Transformer
+    from trainer.model.transformer import Transformer, as_made
 
     config = load_config(directory)
     model = Transformer(config, seed=None)
-    wanted = checkpoint_tensors(model.state_dict(), config)
-    foreign = []
-    for path in _weight_files(Path(directory)):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in sorted(file.keys()):
-                    place, tensor = wanted.pop(name, None), file.get_tensor(name)
-                    if place is not None and place.shape == tensor.shape:
-                        place.copy_(tensor)
-                    elif place is not None:
-                        foreign.append(f"{name} is {list(tensor.shape)}, not {list(place.shape)}")
-                    elif not _needless(name, config):
-                        foreign.append(f"{name} is unknown")
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: no readable safetensors file ({error}); the model must be fetched again") from None
-    unfit = foreign + [f"{name} is missing" for name in wanted]
+    with _opened(_weight_files(Path(directory))) as files:
+        _require_fit(directory, files, config, checkpoint_tensors(model.state_dict(), config))
+
+        def read(name: str, tensor: Tensor) -> None:
+            for part, place in checkpoint_tensors({name: tensor}, config).items():
+                place.copy_(files[part].get_tensor(part))
+
+        model.fill(read, settle or as_made)
+        for name, buffer in model.named_buffers():
+            read(name, buffer)
+    return model, config
+
+
+@contextmanager
+def _opened(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+    """The open file that holds each tensor, by the tensor's name. UserError where one is no safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    with ExitStack() as stack:
+        found: dict[str, Any] = {}
+        for path in paths:
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{path}: no readable safetensors file ({error}); the model must be fetched again") from None
+            found |= dict.fromkeys(file.keys(), file)
+        yield found
+
+
+def _require_fit(directory: str | Path, files: Mapping[str, Any], config: ModelConfig, wanted: Mapping[str, Tensor]) -> None:
+    """Raise UserError where the files' tensors are not those `wanted`, in name or shape."""
+    unfit = []
+    for name in sorted(files):
+        if name in wanted:
+            shape, right = list(files[name].get_slice(name).get_shape()), list(wanted[name].shape)
+            if shape != right:
+                unfit.append(f"{name} is {shape}, not {right}")
+        elif not _needless(name, config):
+            unfit.append(f"{name} is unknown")
+    unfit += [f"{name} is missing" for name in wanted if name not in files]
     if unfit:
         more = f", and {len(unfit) - 3} more" if len(unfit) > 3 else ""
         raise UserError(
             f"{directory}: its tensors do not fit its config.json: {', '.join(unfit[:3])}{more}; the model must be fetched again"
         )
-    return model.to(dtype or torch.float32), config
 
 
 def _weight_files(directory: Path) -> list[Path]:
