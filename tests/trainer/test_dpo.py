@@ -14,9 +14,10 @@ from worlds import trajectory
 from pipeline.progress import Progress
 from pipeline.stage import UserError
 from trainer.data.preferences import Preference, answer_rows
-from trainer.engine import Optimization, TrainRun
+from trainer.engine import Optimization, TrainRun, settling
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Plan, train
+from trainer.model.hf import load_model
 from trainer.objectives.dpo import PairLogProbs, likelihood_loss, margins, preference_loss
 from trainer.tasks.preference import PreferenceTask
 
@@ -78,7 +79,7 @@ def write_preferences(path: Path, numbers: range) -> str:
 
 
 def preference_training(directory: Path, name: str, run: TrainRun, **changes: float) -> Outcome:
-    model, _, _ = save_assistant(directory / name)
+    save_assistant(directory / name)
     task = PreferenceTask(
         train=(write_preferences(directory / "train.jsonl", range(9)),),
         validation=(write_preferences(directory / "validation.jsonl", range(9, 12)),),
@@ -86,9 +87,10 @@ def preference_training(directory: Path, name: str, run: TrainRun, **changes: fl
         **{"batch": 4, "preference_weight": 1.0, "beta": 0.3, "nll_weight": 0.5, "seed": 0} | changes,
     )
     join_alone()
+    settings, device = Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), torch.device("cpu")
     return train(
-        model, task, Plan(steps=8, validate_every=4), Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), run,
-        device=torch.device("cpu"), inputs={}, trajectory=trajectory(directory, name),
+        load_model(directory / name, settling(settings, run, device))[0], task, Plan(steps=8, validate_every=4), settings, run,
+        device=device, inputs={}, trajectory=trajectory(directory, name),
         progress=Progress(str(directory / "events.jsonl"), "test"),
     )  # fmt: skip
 
@@ -100,10 +102,12 @@ def test_training_prefers_the_chosen_answers_of_held_out_pairs(tmp_path: Path) -
     assert last["validation"]["chosen_drift"] > 0
 
 
-def test_micro_batches_do_not_change_what_is_learned(tmp_path: Path) -> None:
-    outcomes = [preference_training(tmp_path, f"size-{size}", TrainRun(workers=1, micro_batch=size)) for size in (1, 4)]
-    for name, tensor in outcomes[0].weights.items():
-        torch.testing.assert_close(tensor, outcomes[1].weights[name], atol=2e-5, rtol=0)
+def test_neither_micro_batches_nor_sharded_weights_change_what_is_learned(tmp_path: Path) -> None:
+    cuts = {"one": TrainRun(micro_batch=1), "four": TrainRun(micro_batch=4), "sharded": TrainRun(micro_batch=4, zero=3)}
+    one, *others = (preference_training(tmp_path, name, run) for name, run in cuts.items())
+    for other in others:
+        for name, tensor in one.weights.items():
+            torch.testing.assert_close(tensor, other.weights[name], atol=2e-5, rtol=0)
 
 
 def test_without_the_preference_term_only_the_chosen_answers_are_learned(tmp_path: Path) -> None:

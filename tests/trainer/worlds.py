@@ -22,7 +22,7 @@ from pipeline.progress import Progress
 from pipeline.trajectory import Trajectory
 from trainer.data.corpus import Corpus
 from trainer.data.sample_index import Rows, Segment, padded
-from trainer.engine import Optimization, TrainRun
+from trainer.engine import Optimization, TrainRun, settling
 from trainer.guard import Guard
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Plan, Task, train
@@ -110,9 +110,11 @@ def training(
     """Train the tiny model on this rank; the process group must be up."""
     values = {"steps": 6, "validate_every": 3, **plan}
     progress = Progress(str(directory / f"{name}.jsonl"), "test")
+    settings, device = settings or Optimization(lr=1e-2, warmup_steps=2), torch.device("cpu")
+    model = Transformer(TINY.resolved(VOCABULARY), 1, settling(settings, run, device))
     return train(
-        tiny(), task, Plan(**values), settings or Optimization(lr=1e-2, warmup_steps=2), run,
-        device=torch.device("cpu"), inputs={"corpus": "random"}, trajectory=trajectory(directory, name), progress=progress,
+        model, task, Plan(**values), settings, run,
+        device=device, inputs={"corpus": "random"}, trajectory=trajectory(directory, name), progress=progress,
     )  # fmt: skip
 
 
