@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from pipeline.stage import UserError
+from trainer.planning import REDUCE_BUCKET
 
 if TYPE_CHECKING:
     import torch
@@ -187,7 +188,10 @@ class Engine:
             {"params": [parameter for parameter in parameters if dimensions(parameter) == 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
-        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(settings, run))
+        config = deepspeed_config(settings, run)
+        # a buffer of this size is held, however small the model
+        config["zero_optimization"]["reduce_bucket_size"] = min(REDUCE_BUCKET, sum(map(elements, parameters)))
+        self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         self.world = self.deepspeed.world_size
 
     def forward(self, *inputs: Any) -> Any:
@@ -246,6 +250,11 @@ def settling(settings: Optimization, run: TrainRun, device: torch.device) -> Set
 def dimensions(parameter: Tensor) -> int:
     """Of the whole parameter, also where it is sharded."""
     return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def elements(parameter: Tensor) -> int:
+    """Of the whole parameter, also where it is sharded."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def full_state(model: Transformer, keep: bool = True) -> dict[str, Tensor]:
