@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stage import Fence, StageContext, Trajectory, UserError
 from trainer.engine import Optimization, Stopped, TrainRun
 from trainer.model.config import ModelConfig
-from trainer.model.hf import WEIGHTS
 
 if TYPE_CHECKING:
     from pipeline.stage import Progress
@@ -43,14 +42,14 @@ class SavedModel:
 
 @dataclass(frozen=True)
 class Training:
-    """All that a rank is told. `weights` is where rank 0 leaves the trained ones, as safetensors; `inputs` are digests."""
+    """All that a rank is told. `directory` is where rank 0 leaves the trained weights, as safetensors; `inputs` are digests."""
 
     task: Task
     plan: Plan
     settings: Optimization
     run: TrainRun
     model: NewModel | SavedModel
-    weights: str
+    directory: str
     inputs: Mapping[str, str]
     trajectory: Trajectory
     fence: Fence
@@ -58,13 +57,13 @@ class Training:
 
 
 def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, model: NewModel | SavedModel) -> dict[str, Any]:
-    """Train, leave the weights at the stage's own `model.safetensors` (unpublished), and return the metrics.
+    """Train, leave the weights among the stage's own files (unpublished), and return the metrics.
 
     An error of a rank arrives as it was raised there.
     """
     run: TrainRun = ctx.run
     inputs = {role: artifact.digest for role, artifact in ctx.inputs.items()} | {file.name: file.sha256 for file in ctx.sources}
-    training = Training(task, plan, settings, run, model, ctx.path(WEIGHTS), inputs, ctx.trajectory, ctx.fence, ctx.progress)
+    training = Training(task, plan, settings, run, model, ctx.directory, inputs, ctx.trajectory, ctx.fence, ctx.progress)
     if run.workers == 0:
         join_alone()
         with stopping_at_a_checkpoint(training):
@@ -87,7 +86,7 @@ def train_rank(training: Training) -> dict[str, Any]:
     )  # fmt: skip
     if outcome.weights is not None:
         training.fence.check()
-        save_weights(outcome.weights, model.config, training.weights)
+        save_weights(outcome.weights, model.config, training.directory)
     rates = {f"{name}_per_second": round(value / outcome.seconds, 1) for name, value in outcome.counted.items() if outcome.seconds > 0}
     return {
         "steps": outcome.steps,

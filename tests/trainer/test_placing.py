@@ -177,7 +177,7 @@ def cases(directory: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    save_weights(Transformer(EXPERTS, seed=5).state_dict(), EXPERTS, folder / "model.safetensors")
+    save_weights(Transformer(EXPERTS, seed=5).state_dict(), EXPERTS, folder)
     complete_model(folder, EXPERTS, dtype="float32", tokenizer=folder, end_ids=(0,), pad_id=0, card="")
     return worlds.together(2, folder, cases, str(folder))
 

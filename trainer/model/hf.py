@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from trainer.model.transformer import Settle, Transformer
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000  # larger models are written as several files
 ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "qwen3_moe": "Qwen3-MoE", "glm4_moe": "Glm4Moe"}
 # what a tokenizer directory may hold; the rest of a model directory is written anew
 TOKENIZER_FILES = (
@@ -30,14 +32,40 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def save_weights(state: Mapping[str, Tensor], config: ModelConfig, path: str | Path) -> None:
-    """Write the parameters, named as in public checkpoints, as safetensors; a tied output layer is left out. Same weights,
-    same bytes."""
+def save_weights(state: Mapping[str, Tensor], config: ModelConfig, directory: str | Path) -> None:
+    """Write the parameters, named as in public checkpoints, as safetensors; a tied output layer is left out. Same weights, same bytes.
+
+    One file, or where it would be larger than SHARD_BYTES several and their index, as transformers has them.
+    """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint_tensors(state, config).items()}
-    # a single metadata key: with two their order, and so the file's bytes, would vary
-    save_file(tensors, path, metadata={"format": "pt"})
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / INDEX).unlink(missing_ok=True)  # of other weights that were here
+    places = checkpoint_tensors(state, config)
+    shards = _shards(places)
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, shard in zip(names if len(shards) > 1 else [WEIGHTS], shards, strict=True):
+        tensors = {part: places[part].detach().cpu().contiguous() for part in shard}
+        # a single metadata key: with two their order, and so the file's bytes, would vary
+        save_file(tensors, target / name, metadata={"format": "pt"})
+    if len(shards) > 1:
+        files = {part: name for name, shard in zip(names, shards, strict=True) for part in shard}
+        total = sum(tensor.nbytes for tensor in places.values())
+        _write_json(target / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Their names in order, cut before a file would exceed SHARD_BYTES; a larger tensor has a file of its own."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    return shards
 
 
 def checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -74,7 +102,8 @@ def complete_model(
     card       README.md: what the model is and what it was made from
     """
     target = Path(directory)
-    written = [WEIGHTS, "config.json", "generation_config.json", "chat_template.jinja", "README.md"]
+    weights = [path.name for path in _weight_files(target)] + [INDEX] * (target / INDEX).is_file()
+    written = [*weights, "config.json", "generation_config.json", "chat_template.jinja", "README.md"]
     _write_json(target / "config.json", to_huggingface(config, dtype=dtype, bos=None, eos=end_ids[0], pad=pad_id))
     _write_json(target / "generation_config.json", {"do_sample": True, "eos_token_id": list(end_ids), "pad_token_id": pad_id})
     (target / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
@@ -166,7 +195,7 @@ def _require_fit(directory: str | Path, files: Mapping[str, Any], config: ModelC
 
 def _weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a model directory."""
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX
     if not index.is_file():
         return [directory / WEIGHTS]
     try:
