@@ -145,6 +145,9 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
 def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
     """The whole configuration; every choice DeepSpeed would make by default and that matters is made here."""
     zero: dict[str, Any] = {"stage": run.zero}
+    if run.zero in (1, 2) and run.offload == "none" and not run.gpus_per_worker:
+        # no memory to be fragmented, no collective that runs beside: only copies
+        zero |= {"contiguous_gradients": False, "overlap_comm": False}
     if run.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": run.gpus_per_worker > 0}
     if run.offload == "parameters":

@@ -15,7 +15,7 @@ from trainer.model.config import ModelConfig
 
 ZERO_STAGES = (0, 1, 2, 3)
 CHINCHILLA = 20  # tokens a parameter (arXiv:2203.15556, table 3, rounded as everyone does)
-# DeepSpeed's own defaults, elements: gradients reduced at once (stages 1-3); whole weights held at once (stage 3)
+# DeepSpeed's own defaults, elements: gradients reduced at once; whole weights held at once (stage 3)
 REDUCE_BUCKET = 500_000_000
 LIVE_PARAMETERS = 1_000_000_000
 LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements, as in trainer.model.output
@@ -257,9 +257,9 @@ def memory_per_device(
     gradient = 4 if precision == "fp32" or zero >= 2 else 6
     optimizer = 8 if precision == "fp32" and zero == 0 else 12
     weights, gradients, states = state_bytes(exact, zero, world, weight=width, gradient=gradient, optimizer=optimizer)
-    buffers = 0
-    if zero and (zero > 1 or precision == "fp32"):
-        buffers = width * min(exact, REDUCE_BUCKET)
+    buffers = width * min(exact, REDUCE_BUCKET)
+    if (zero == 2 or (zero == 1 and precision == "fp32")) and (offload or device != "cpu"):
+        buffers *= 2  # gathered in one place, and copied from there to be sent
     if zero == 3:
         buffers += width * min(exact, LIVE_PARAMETERS)
     host = 0

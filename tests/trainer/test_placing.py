@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -130,7 +131,8 @@ def parts_held(engine: Engine, model: Transformer) -> dict[str, dict[int, int]]:
 
 
 def held(precision: Any, zero: int) -> tuple[dict[str, int], int]:
-    """Bytes by part at the end of a second step's backward pass; buffers late in it. And bytes that belong to no part."""
+    """Bytes by part at the end of a second step's backward pass; buffers late in it and while gradients are sent, the most there are. And
+    bytes that belong to no part."""
     before = everything()
     settings, run = Optimization(precision=precision), TrainRun(zero=zero)
     model = Transformer(DENSE, 1, settling(settings, run, CPU))
@@ -143,12 +145,22 @@ def held(precision: Any, zero: int) -> tuple[dict[str, int], int]:
     def look(gradient: Tensor) -> None:
         buffers.append(sum(parts_held(engine, model)["buffers"].values()))
 
+    reduce = torch.distributed.all_reduce
+
+    def reduced(tensor: Tensor, *arguments: Any, **options: Any) -> Any:
+        found = parts_held(engine, model)
+        sent = {address: size for address, size in storages([tensor]).items() if address not in found["gradients"]}
+        buffers.append(sum((found["buffers"] | sent).values()))
+        return reduce(tensor, *arguments, **options)
+
     watch = model.model.layers[1].register_forward_hook(lambda module, inputs, output: output[0].register_hook(look) and None)
-    engine.backward(engine.forward(ids))
-    watch.remove()
-    found = parts_held(engine, model)
-    named = {address for part in found.values() for address in part}
-    other = sum(size for address, size in everything().items() if address not in named and address not in before)
+    with patch.object(torch.distributed, "all_reduce", reduced):
+        engine.backward(engine.forward(ids))
+        watch.remove()
+        found = parts_held(engine, model)
+        named = {address for part in found.values() for address in part}
+        other = sum(size for address, size in everything().items() if address not in named and address not in before)
+        engine.step(1)  # where stages 0 and 1 send what they have added up
     return {part: sum(sizes.values()) for part, sizes in found.items()} | {"buffers": max(buffers)}, other
 
 
