@@ -12,20 +12,21 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from pipeline.stage import UserError
+from trainer.planning import REDUCE_BUCKET
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from trainer.model.transformer import Transformer
+    from trainer.model.transformer import Settle, Transformer
 
 
 Schedule = Annotated[
@@ -189,12 +190,15 @@ class Engine:
             set_z3_leaf_modules(module, [Block])
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         groups = [
-            {"params": [parameter for parameter in parameters if parameter.dim() > 1], "weight_decay": settings.weight_decay},
-            {"params": [parameter for parameter in parameters if parameter.dim() == 1], "weight_decay": 0.0},
+            {"params": [parameter for parameter in parameters if dimensions(parameter) > 1], "weight_decay": settings.weight_decay},
+            {"params": [parameter for parameter in parameters if dimensions(parameter) == 1], "weight_decay": 0.0},
         ]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
+        config = deepspeed_config(settings, run)
+        # a buffer of this size is held, however small the model
+        config["zero_optimization"]["reduce_bucket_size"] = min(REDUCE_BUCKET, sum(map(elements, parameters)))
         with redirect_stdout(io.StringIO()):  # at bf16 it prints its memory, part by part
-            self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=deepspeed_config(settings, run))
+            self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
         self.world = self.deepspeed.world_size
 
     def forward(self, *inputs: Any) -> Any:
@@ -252,23 +256,68 @@ def serialized(state: Any) -> io.BytesIO:
     return content
 
 
-def full_state(model: Transformer) -> dict[str, Tensor]:
-    """All weights by name, on the CPU, whatever their sharding. Every rank must call it."""
-    with gathered(model):
-        return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
+def settling(settings: Optimization, run: TrainRun, device: torch.device) -> Settle:
+    """How the engine wants a model's parameters: on the device in their precision, at ZeRO 3 this rank's part of each alone."""
+    import torch
+    from torch import nn
+
+    from trainer.model.transformer import on
+
+    place = on(device, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[settings.precision])
+    if run.zero < 3:
+        return place
+    zero = import_deepspeed(device).zero
+    config = deepspeed_config(settings, run)
+
+    def settle(parameter: nn.Parameter) -> None:
+        place(parameter)
+        zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=config)
+
+    return settle
+
+
+def dimensions(parameter: Tensor) -> int:
+    """Of the whole parameter, also where it is sharded."""
+    return len(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def elements(parameter: Tensor) -> int:
+    """Of the whole parameter, also where it is sharded."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def full_state(model: Transformer, keep: bool = True) -> dict[str, Tensor]:
+    """All weights by name, on the CPU, whatever their sharding; none where not `keep`. Every rank must call it. A rank that keeps
+    nothing holds no more than one whole parameter at a time."""
+    found = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        with made_whole([tensor]):
+            if keep:
+                found[name] = tensor.detach().to("cpu", copy=True)
+    return found
+
+
+def gathered(model: Transformer) -> AbstractContextManager[None]:
+    """The model's weights whole on every rank, for as long as the block runs."""
+    return made_whole(model.parameters())
 
 
 @contextmanager
-def gathered(model: Transformer) -> Iterator[None]:
-    """The model's weights whole on every rank, for as long as the block runs."""
-    parameters = list(model.parameters())
-    if not hasattr(parameters[0], "ds_id"):
+def made_whole(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Parameters and buffers whole on every rank, for as long as the block runs."""
+    sharded = [tensor for tensor in tensors if is_sharded(tensor)]
+    if not sharded:
         yield
         return
     import deepspeed
 
-    with deepspeed.zero.GatheredParameters(parameters):
+    with deepspeed.zero.GatheredParameters(sharded):
         yield
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether ranks hold parts of it, as at ZeRO 3."""
+    return hasattr(tensor, "ds_id")
 
 
 def set_up_device(run: TrainRun) -> torch.device:

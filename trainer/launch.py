@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stage import Fence, StageContext, Trajectory, UserError
 from trainer.engine import Optimization, Stopped, TrainRun
 from trainer.model.config import ModelConfig
-from trainer.model.hf import WEIGHTS
 
 if TYPE_CHECKING:
     from pipeline.stage import Progress
     from trainer.loop import Plan, Task
-    from trainer.model.transformer import Transformer
+    from trainer.model.transformer import Settle, Transformer
 
 IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback", "ControllerMetricsCallback", "WorkerMetricsCallback")
 # what gloo and NCCL say on the ranks that are left
@@ -43,14 +42,14 @@ class SavedModel:
 
 @dataclass(frozen=True)
 class Training:
-    """All that a rank is told. `weights` is where rank 0 leaves the trained ones, as safetensors; `inputs` are digests."""
+    """All that a rank is told. `directory` is where rank 0 leaves the trained weights, as safetensors; `inputs` are digests."""
 
     task: Task
     plan: Plan
     settings: Optimization
     run: TrainRun
     model: NewModel | SavedModel
-    weights: str
+    directory: str
     inputs: Mapping[str, str]
     trajectory: Trajectory
     fence: Fence
@@ -58,13 +57,13 @@ class Training:
 
 
 def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, model: NewModel | SavedModel) -> dict[str, Any]:
-    """Train, leave the weights at the stage's own `model.safetensors` (unpublished), and return the metrics.
+    """Train, leave the weights among the stage's own files (unpublished), and return the metrics.
 
     An error of a rank arrives as it was raised there.
     """
     run: TrainRun = ctx.run
     inputs = {role: artifact.digest for role, artifact in ctx.inputs.items()} | {file.name: file.sha256 for file in ctx.sources}
-    training = Training(task, plan, settings, run, model, ctx.path(WEIGHTS), inputs, ctx.trajectory, ctx.fence, ctx.progress)
+    training = Training(task, plan, settings, run, model, ctx.directory, inputs, ctx.trajectory, ctx.fence, ctx.progress)
     if run.workers == 0:
         join_alone()
         with stopping_at_a_checkpoint(training):
@@ -75,19 +74,19 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
 
 def train_rank(training: Training) -> dict[str, Any]:
     """What every rank does once its process group is up. Returns the metrics."""
-    from trainer.engine import set_up_device
+    from trainer.engine import set_up_device, settling
     from trainer.loop import train
     from trainer.model.hf import save_weights
 
     device = set_up_device(training.run)
-    model = _open(training.model)
+    model = _open(training.model, settling(training.settings, training.run, device))
     outcome = train(
         model, training.task, training.plan, training.settings, training.run,
         device=device, inputs=training.inputs, trajectory=training.trajectory, progress=training.progress,
     )  # fmt: skip
     if outcome.weights is not None:
         training.fence.check()
-        save_weights(outcome.weights, model.config, training.weights)
+        save_weights(outcome.weights, model.config, training.directory)
     rates = {f"{name}_per_second": round(value / outcome.seconds, 1) for name, value in outcome.counted.items() if outcome.seconds > 0}
     return {
         "steps": outcome.steps,
@@ -99,11 +98,11 @@ def train_rank(training: Training) -> dict[str, Any]:
     }
 
 
-def _open(source: NewModel | SavedModel) -> Transformer:
+def _open(source: NewModel | SavedModel, settle: Settle) -> Transformer:
     from trainer.model.hf import load_model
     from trainer.model.transformer import Transformer
 
-    return Transformer(source.config, source.seed) if isinstance(source, NewModel) else load_model(source.directory)[0]
+    return Transformer(source.config, source.seed, settle) if isinstance(source, NewModel) else load_model(source.directory, settle)[0]
 
 
 def join_alone() -> None:

@@ -202,7 +202,7 @@ def train(
     loop.seen.close()
     if plan.keep_best is not None and loop.state.best_step != last:
         loop.load_best()
-    weights = full_state(model)
+    weights = full_state(model, keep=rank == 0)
     counted = {name: value - known.get(name, 0.0) for name, value in loop.state.totals.items()}
     return Outcome(loop.state, last, weights if rank == 0 else None, counted, loop.seconds)
 

@@ -50,8 +50,7 @@ def plan_pretraining(
     )
     found = estimate(training, assumptions)
     lines = [*words(found)]
-    if not config.trainable:
-        lines.append(f"{config.architecture} can be planned, not trained")
+    lines.append(conversion_words(found) if config.trainable else f"{config.architecture} can be planned, not trained")
     # what it took besides its steps, to start and to publish, it will take again
     besides = max(0.0, before["elapsed_s"] - before["metrics"]["tokens"] / before["metrics"]["tokens_per_second"]) if before else 0.0
     return Outlook(found.plain(), tuple(lines), found.cost.time_s + besides, config)
@@ -78,18 +77,45 @@ def plan_fine_tuning(
     return Outlook({**estimate(training, assumptions).plain(), "at_most": True}, hands=config)
 
 
-def plan_alignment(
-    params: DpoParams | GrpoParams,
+def plan_preferences(
+    params: DpoParams,
     run: TrainRun,
     assumptions: Assumptions,
     inputs: Mapping[str, Upstream],
     manifests: Sequence[Mapping[str, Any]],
 ) -> Outlook | None:
-    """What follows from the model alone: the lengths of answers decide the rest, and nobody knows them yet."""
+    """Of the longest answers there can be: every row as long as the model's context. The reference reads each pair once."""
     config = inputs["model"].hands
     if not isinstance(config, ModelConfig):
         return None
-    return Outlook({"parameters": count_parameters(config).plain(), "steps": params.max_steps}, hands=config)
+    length, how = config.max_position_embeddings, how_of(params, run)
+    tokens = params.max_steps * params.batch * 2 * length
+    rows = {**how, "micro_batch": 2 * run.micro_batch}
+    figures = estimate(Training(config, tokens, params.max_steps, length, forwards=1, **rows), assumptions).plain()
+    pairs = {stage: rows // 2 for stage, rows in figures["largest_micro_batch"].items()}
+    del figures["chinchilla_ratio"]
+    return Outlook({**figures, "largest_micro_batch": pairs, "at_most": True}, hands=config)
+
+
+def plan_reinforcement(
+    params: GrpoParams,
+    run: TrainRun,
+    assumptions: Assumptions,
+    inputs: Mapping[str, Upstream],
+    manifests: Sequence[Mapping[str, Any]],
+) -> Outlook | None:
+    """Of the longest prompts and answers there can be, together the model's context, when every sample has an advantage. How much memory
+    sampling takes is not known."""
+    config = inputs["model"].hands
+    if not isinstance(config, ModelConfig):
+        return None
+    length = config.max_position_embeddings
+    tokens = params.max_steps * params.batch * params.samples * length
+    forwards = 2 if params.kl_weight > 0 else 1  # generation, and the reference
+    training = Training(config, tokens, params.max_steps, length, forwards=forwards, **how_of(params, run))
+    figures = estimate(training, assumptions).plain()
+    known = {key: value for key, value in figures.items() if not key.startswith(("memory", "largest", "chinchilla"))}
+    return Outlook({**known, "at_most": True}, hands=config)
 
 
 def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:
@@ -151,6 +177,12 @@ def memory_words(found: Estimate) -> str:
         )
     others = ", ".join(f"{gigabytes(memory.total)} at {stage}" for stage, memory in found.memory.items() if stage != training.zero)
     return f"does not fit: {gigabytes(found.chosen.total)} a rank at ZeRO {training.zero}, {gigabytes(usable)} usable ({others})"
+
+
+def conversion_words(found: Estimate) -> str:
+    """What going on with another number of ranks takes."""
+    disk, memory = (gigabytes(found.conversion[name]) for name in ("disk_bytes", "memory_bytes"))
+    return f"{disk} of disk and {memory} of a host's memory to go on with another number of ranks"
 
 
 def counted(number: float) -> str:

@@ -15,7 +15,7 @@ from trainer.model.config import ModelConfig
 
 ZERO_STAGES = (0, 1, 2, 3)
 CHINCHILLA = 20  # tokens a parameter (arXiv:2203.15556, table 3, rounded as everyone does)
-# DeepSpeed's own defaults, elements: gradients reduced at once (stages 1-3); whole weights held at once (stage 3)
+# DeepSpeed's own defaults, elements: gradients reduced at once; whole weights held at once (stage 3)
 REDUCE_BUCKET = 500_000_000
 LIVE_PARAMETERS = 1_000_000_000
 LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements, as in trainer.model.output
@@ -257,9 +257,9 @@ def memory_per_device(
     gradient = 4 if precision == "fp32" or zero >= 2 else 6
     optimizer = 8 if precision == "fp32" and zero == 0 else 12
     weights, gradients, states = state_bytes(exact, zero, world, weight=width, gradient=gradient, optimizer=optimizer)
-    buffers = 0
-    if zero and (zero > 1 or precision == "fp32"):
-        buffers = width * min(exact, REDUCE_BUCKET)
+    buffers = width * min(exact, REDUCE_BUCKET)
+    if (zero == 2 or (zero == 1 and precision == "fp32")) and (offload or device != "cpu"):
+        buffers *= 2  # gathered in one place, and copied from there to be sent
     if zero == 3:
         buffers += width * min(exact, LIVE_PARAMETERS)
     host = 0
@@ -326,6 +326,7 @@ class Training:
     device: str = "cuda"
     recompute: bool = False
     offload: bool = False
+    forwards: int = 0  # how often a token is only read, besides being trained on: by a reference, or as it is generated
     tokens_per_second: float | None = None  # as measured before; None: to be assumed
 
 
@@ -348,6 +349,10 @@ class Estimate:
         """Of the ZeRO stage that is set."""
         return (self.offloaded if self.training.offload and self.training.zero else self.memory)[self.training.zero]
 
+    @property
+    def conversion(self) -> dict[str, int]:
+        return conversion_bytes(self.parameters, self.training.world, self.training.precision)
+
     def plain(self) -> dict[str, Any]:
         """Plain JSON, keyed as docs/pretraining.md describes it."""
         training, work = self.training, self.work
@@ -359,6 +364,7 @@ class Estimate:
             "flops": work.parameters * training.tokens,
             "attention_flops": work.attention * training.tokens,
             "recomputed_flops": work.recomputation * training.tokens if training.recompute else 0.0,
+            "forward_flops": work.forward * training.forwards * training.tokens,
             "flops_per_token": {**asdict(work), "forward": work.forward, "backward": work.backward},
             "memory_bytes": totals(self.memory),
             "memory_bytes_offloaded": totals(self.offloaded),
@@ -366,7 +372,7 @@ class Estimate:
             "memory_parts": {str(stage): asdict(memory) for stage, memory in self.memory.items()},
             "memory_parts_offloaded": {str(stage): asdict(memory) for stage, memory in self.offloaded.items()},
             "largest_micro_batch": {str(stage): rows for stage, rows in self.micro_batch.items()},
-            "conversion": conversion_bytes(self.parameters, training.world, training.precision),
+            "conversion": self.conversion,
             **asdict(self.cost),
             "devices": training.world,
             "tokens_per_second": training.tokens / self.cost.time_s,
@@ -390,7 +396,7 @@ def conversion_bytes(parameters: Parameters, world: int, precision: str) -> dict
 def estimate(training: Training, assumptions: Assumptions) -> Estimate:
     """All figures of a training. A measured throughput takes the place of the assumed peak and its utilisation."""
     work = work_per_token(training.config, training.sequence_length, assumptions.attention)
-    done = work.total + (work.recomputation if training.recompute else 0.0)
+    done = work.total + training.forwards * work.forward + (work.recomputation if training.recompute else 0.0)
     flops_per_s = assumptions.tflops(training.precision) * 1e12 * assumptions.mfu
     if training.tokens_per_second is not None:
         flops_per_s = training.tokens_per_second * done / training.world

@@ -54,7 +54,7 @@ def training(folder: Path, task: Pretraining, name: str) -> Training:
         Optimization(lr=1e-2, warmup_steps=2),
         run,
         NewModel(TINY.resolved(VOCABULARY), seed=1),
-        weights=str(folder / f"{name}.safetensors"),
+        directory=str(folder / f"{name}-weights"),
         inputs={},
         trajectory=steps,
         fence=steps.fence,
@@ -67,7 +67,9 @@ def test_a_rank_that_dies_is_replaced_and_the_weights_are_the_same_bytes(tmp_pat
     dying = pretraining(tmp_path, kind=DiesOnce, marker=str(tmp_path / "died"))
     again = train_on_ray(training(tmp_path, dying, "dying"), "dying")
     assert (tmp_path / "died").exists()
-    assert (tmp_path / "dying.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+    assert (tmp_path / "dying-weights" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole-weights" / "model.safetensors"
+    ).read_bytes()
     assert again["history"] == whole["history"] and again["totals"] == whole["totals"] == {"tokens": 8 * 6 * 24}
     notes = [json.loads(line) for line in (tmp_path / "dying.jsonl").read_text().splitlines()]
     assert ["restart 1 of 1" in event["text"] for event in notes if event["event"] == "note"] == [True]

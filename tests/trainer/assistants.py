@@ -25,7 +25,7 @@ def save_assistant(directory: Path, seed: int = 0) -> tuple[Transformer, Tokeniz
     tokenizer = Tokenizer.load(source)
     model = Transformer(CONFIG.resolved(tokenizer.vocab_size), seed=seed)
     chat = ChatFormat(tokenizer)
-    save_weights(model.state_dict(), model.config, directory / "model.safetensors")
+    save_weights(model.state_dict(), model.config, directory)
     ends = (tokenizer.eos_id, chat.end_id)
     complete_model(directory, model.config, dtype="float32", tokenizer=source, end_ids=ends, pad_id=tokenizer.eos_id, card="")
     return model, tokenizer, chat

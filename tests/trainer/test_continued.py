@@ -32,7 +32,7 @@ def theirs(tmp_path: Path) -> Path:
     for name, content in export(model).items():
         (tokenizer / name).write_bytes(content)
     config = SHAPE.resolved(288)
-    save_weights(Transformer(config, seed=5).state_dict(), config, directory / "model.safetensors")
+    save_weights(Transformer(config, seed=5).state_dict(), config, directory)
     complete_model(directory, config, dtype="float32", tokenizer=tokenizer, end_ids=(1,), pad_id=1, card="theirs")
     return directory
 

@@ -14,9 +14,10 @@ from worlds import sharded, trajectory
 from pipeline.progress import Progress
 from pipeline.stage import UserError
 from trainer.data.preferences import Preference, answer_rows
-from trainer.engine import Optimization, TrainRun
+from trainer.engine import Optimization, TrainRun, settling
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Plan, train
+from trainer.model.hf import load_model
 from trainer.objectives.dpo import PairLogProbs, likelihood_loss, margins, preference_loss
 from trainer.tasks.preference import PreferenceTask
 
@@ -78,7 +79,7 @@ def write_preferences(path: Path, numbers: range) -> str:
 
 
 def preference_training(directory: Path, name: str, run: TrainRun, **changes: float) -> Outcome:
-    model, _, _ = save_assistant(directory / name)
+    save_assistant(directory / name)
     task = PreferenceTask(
         train=(write_preferences(directory / "train.jsonl", range(9)),),
         validation=(write_preferences(directory / "validation.jsonl", range(9, 12)),),
@@ -86,10 +87,11 @@ def preference_training(directory: Path, name: str, run: TrainRun, **changes: fl
         **{"batch": 4, "preference_weight": 1.0, "beta": 0.3, "nll_weight": 0.5, "seed": 0} | changes,
     )
     join_alone()
+    settings, device = Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), torch.device("cpu")
     with sharded():
         return train(
-            model, task, Plan(steps=8, validate_every=4), Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), run,
-            device=torch.device("cpu"), inputs={}, trajectory=trajectory(directory, name),
+            load_model(directory / name, settling(settings, run, device))[0], task, Plan(steps=8, validate_every=4), settings, run,
+            device=device, inputs={}, trajectory=trajectory(directory, name),
             progress=Progress(str(directory / "events.jsonl"), "test"),
         )  # fmt: skip
 

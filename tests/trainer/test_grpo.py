@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from worlds import sharded, together, trajectory
 
 from pipeline.progress import Progress
-from trainer.engine import Optimization, TrainRun
+from trainer.engine import Optimization, TrainRun, settling
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Place, Plan, train
 from trainer.model.hf import load_model
@@ -145,10 +145,11 @@ def policy_training(directory: str, name: str, run: TrainRun, **changes: Any) ->
     home = Path(directory)
     task = policy(home, records=str(home / name / "rollouts"), **changes)
     (home / name).mkdir(exist_ok=True)
+    device = torch.device("cpu")
     with sharded():
         return train(
-            load_model(home)[0], task, Plan(steps=4, validate_every=2), SETTINGS, run,
-            device=torch.device("cpu"), inputs={}, trajectory=trajectory(home / name, "one"),
+            load_model(home, settling(SETTINGS, run, device))[0], task, Plan(steps=4, validate_every=2), SETTINGS, run,
+            device=device, inputs={}, trajectory=trajectory(home / name, "one"),
             progress=Progress(str(home / name / "events"), "test"),
         )  # fmt: skip
 

@@ -1,5 +1,6 @@
 """Published model directories: transformers computes the same logits from them, and their bytes are stable."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from pipeline.stage import UserError
+from trainer.model import hf
 from trainer.model.config import CLASSES, ModelConfig, RopeScaling, from_huggingface, to_huggingface
 from trainer.model.hf import complete_model, load_model, model_card, save_weights
-from trainer.model.transformer import Transformer
+from trainer.model.transformer import Transformer, on
 
 TINY = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64).resolved(
     97
@@ -46,7 +48,7 @@ IDS = torch.randint(0, 97, (3, 64), generator=torch.Generator().manual_seed(0))
 def save(model: Transformer, directory: Path, tokenizer: Path, dtype: str = "float32") -> list[str]:
     card = model_card("tiny", model.config, {"pages.warc.gz": "0" * 64})
     directory.mkdir(exist_ok=True)
-    save_weights(model.state_dict(), model.config, directory / "model.safetensors")
+    save_weights(model.state_dict(), model.config, directory)
     return complete_model(directory, model.config, dtype=dtype, tokenizer=tokenizer, end_ids=(0, 2), pad_id=0, card=card)
 
 
@@ -122,7 +124,7 @@ def test_a_bf16_checkpoint_is_read_as_it_is(config: ModelConfig, tmp_path: Path)
     model = shaken(Transformer(config, seed=3)).to(torch.bfloat16)
     save(model, tmp_path, tmp_path, "bfloat16")
     for dtype in (torch.float32, torch.bfloat16):
-        again = load_model(tmp_path, dtype)[0]
+        again = load_model(tmp_path, on("cpu", dtype))[0]
         assert again.model.norm.weight.dtype == dtype
         assert all(torch.equal(tensor.float(), again.state_dict()[name].float()) for name, tensor in model.state_dict().items())
         kept = [tensor.dtype for name, tensor in again.state_dict().items() if "e_score" in name]
@@ -141,6 +143,29 @@ def test_a_saved_model_loads_bit_for_bit_and_saves_to_the_same_bytes(config: Mod
     assert save(again, tmp_path / "b", tmp_path) == names
     for name in names:
         assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize("config", [TINY, GLM4_MOE], ids=lambda config: config.architecture)
+def test_a_large_model_is_written_in_shards_that_transformers_reads_too(
+    config: ModelConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hf, "SHARD_BYTES", 20_000)
+    model = shaken(Transformer(config, seed=5))
+    names = [name for name in save(model, tmp_path, tmp_path) if name.startswith("model")]
+    shards = [name for name in names if name.endswith(".safetensors")]
+    assert names == [
+        *(f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)),
+        "model.safetensors.index.json",
+    ]
+    assert sorted(path.name for path in tmp_path.glob("model*")) == names and len(shards) > 2
+    tensors = [load_file(tmp_path / name) for name in shards]
+    index = json.loads((tmp_path / names[-1]).read_text())
+    assert index["weight_map"] == {name: shard for shard, held in zip(shards, tensors, strict=True) for name in held}
+    sizes = [[tensor.nbytes for tensor in held.values()] for held in tensors]
+    assert index["metadata"] == {"total_size": sum(map(sum, sizes))} and all(sum(held) <= 20_000 for held in sizes)
+    assert_same(model, AutoModelForCausalLM.from_pretrained(tmp_path))
+    again = load_model(tmp_path)[0].state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
 
 
 def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:

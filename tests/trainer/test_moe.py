@@ -283,7 +283,7 @@ def test_initialisation_gives_experts_the_scale_of_feed_forward_layers(config: M
     assert float(state["model.layers.1.mlp.experts.down_proj"].std()) == pytest.approx(24**-0.5 / depth, rel=0.05)
     assert all(tensor.abs().max() == 0 for name, tensor in state.items() if name.endswith(("_proj.bias", "correction_bias", "per_expert")))
     again = copy.deepcopy(model)
-    again.initialise(1)
+    again.fill(again.drawn(1))
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in state.items())
 
 

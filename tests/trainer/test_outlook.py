@@ -48,8 +48,22 @@ def test_every_stage_that_trains_says_what_it_needs(tmp_path: Path, capsys: pyte
         assert all(found[name][key] > 0 for key in ("flops", "time_s", "money", "energy_kwh", "co2_kg"))
         assert found[name]["assumptions"]["device"] == "CPU core"
     for name in ("dpo", "grpo"):
-        assert found[name]["parameters"] == found["pretrain"]["parameters"]
+        assert found[name]["parameters"] == found["pretrain"]["parameters"] and found[name]["at_most"] is True
     assert "parameters" not in found["tokenize"]
+
+
+def test_alignment_is_planned_for_the_longest_rows_there_can_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = "dpo.batch=3 dpo.max_steps=5 grpo.batch=4 grpo.samples=6 grpo.max_steps=7 model.max_position_embeddings=256"
+    found = rows(f"crawl2chat plan {settings} format=json", tmp_path, capsys)
+    dpo, grpo = found["dpo"], found["grpo"]
+    assert (dpo["tokens"], grpo["tokens"]) == (5 * 3 * 2 * 256, 7 * 4 * 6 * 256)
+    for stage in (dpo, grpo):
+        assert stage["forward_flops"] == pytest.approx((stage["flops"] + stage["attention_flops"]) / 3)
+    assert dpo["memory_bytes"]["1"] > 0 and "memory_bytes" not in grpo and "largest_micro_batch" not in grpo
+    held = rows(f"crawl2chat plan {settings} grpo.kl_weight=0.1 format=json", tmp_path, capsys)["grpo"]
+    assert held["forward_flops"] == 2 * grpo["forward_flops"] and held["time_s"] == pytest.approx(grpo["time_s"] * 5 / 4)
+    one = rows(f"crawl2chat plan {settings} dpo.run.micro_batch=1 format=json", tmp_path, capsys)["dpo"]["memory_parts"]["1"]
+    assert one["activations"] > 0 and dpo["memory_parts"]["1"]["activations"] > 3 * one["activations"]
 
 
 def test_the_command_gives_gpt3s_published_flops_time_and_money(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -27,7 +27,7 @@ from pipeline.trajectory import Trajectory
 from trainer import engine
 from trainer.data.corpus import Corpus
 from trainer.data.sample_index import Rows, Segment, padded
-from trainer.engine import Optimization, TrainRun, deepspeed_config
+from trainer.engine import Optimization, TrainRun, deepspeed_config, settling
 from trainer.guard import Guard
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Place, Plan, Task, train
@@ -115,10 +115,12 @@ def training(
     """Train the tiny model on this rank; the process group must be up."""
     values = {"steps": 6, "validate_every": 3, **plan}
     progress = Progress(str(directory / f"{name}.jsonl"), "test")
+    settings, device = settings or Optimization(lr=1e-2, warmup_steps=2), torch.device("cpu")
     with sharded():
+        model = Transformer(TINY.resolved(VOCABULARY), 1, settling(settings, run, device))
         return train(
-            tiny(), task, Plan(**values), settings or Optimization(lr=1e-2, warmup_steps=2), run,
-            device=torch.device("cpu"), inputs={"corpus": "random"}, trajectory=trajectory(directory, name), progress=progress,
+            model, task, Plan(**values), settings, run,
+            device=device, inputs={"corpus": "random"}, trajectory=trajectory(directory, name), progress=progress,
         )  # fmt: skip
 
 

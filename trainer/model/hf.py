@@ -7,21 +7,23 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from data_prep.tokenizer.control import CHAT_TEMPLATE
 from pipeline.stage import UserError
 from trainer.model.config import ModelConfig, from_huggingface, to_huggingface
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
-    from trainer.model.transformer import Transformer
+    from trainer.model.transformer import Settle, Transformer
 
 WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000  # larger models are written as several files
 ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "qwen3_moe": "Qwen3-MoE", "glm4_moe": "Glm4Moe"}
 # what a tokenizer directory may hold; the rest of a model directory is written anew
 TOKENIZER_FILES = (
@@ -30,14 +32,40 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 
 
-def save_weights(state: Mapping[str, Tensor], config: ModelConfig, path: str | Path) -> None:
-    """Write the parameters, named as in public checkpoints, as safetensors; a tied output layer is left out. Same weights,
-    same bytes."""
+def save_weights(state: Mapping[str, Tensor], config: ModelConfig, directory: str | Path) -> None:
+    """Write the parameters, named as in public checkpoints, as safetensors; a tied output layer is left out. Same weights, same bytes.
+
+    One file, or where it would be larger than SHARD_BYTES several and their index, as transformers has them.
+    """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint_tensors(state, config).items()}
-    # a single metadata key: with two their order, and so the file's bytes, would vary
-    save_file(tensors, path, metadata={"format": "pt"})
+    target = Path(directory)
+    target.mkdir(parents=True, exist_ok=True)
+    (target / INDEX).unlink(missing_ok=True)  # of other weights that were here
+    places = checkpoint_tensors(state, config)
+    shards = _shards(places)
+    names = [f"model-{number:05d}-of-{len(shards):05d}.safetensors" for number in range(1, len(shards) + 1)]
+    for name, shard in zip(names if len(shards) > 1 else [WEIGHTS], shards, strict=True):
+        tensors = {part: places[part].detach().cpu().contiguous() for part in shard}
+        # a single metadata key: with two their order, and so the file's bytes, would vary
+        save_file(tensors, target / name, metadata={"format": "pt"})
+    if len(shards) > 1:
+        files = {part: name for name, shard in zip(names, shards, strict=True) for part in shard}
+        total = sum(tensor.nbytes for tensor in places.values())
+        _write_json(target / INDEX, {"metadata": {"total_size": total}, "weight_map": files})
+
+
+def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
+    """Their names in order, cut before a file would exceed SHARD_BYTES; a larger tensor has a file of its own."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, tensor in tensors.items():
+        if shards[-1] and size + tensor.nbytes > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += tensor.nbytes
+    return shards
 
 
 def checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
@@ -74,7 +102,8 @@ def complete_model(
     card       README.md: what the model is and what it was made from
     """
     target = Path(directory)
-    written = [WEIGHTS, "config.json", "generation_config.json", "chat_template.jinja", "README.md"]
+    weights = [path.name for path in _weight_files(target)] + [INDEX] * (target / INDEX).is_file()
+    written = [*weights, "config.json", "generation_config.json", "chat_template.jinja", "README.md"]
     _write_json(target / "config.json", to_huggingface(config, dtype=dtype, bos=None, eos=end_ids[0], pad=pad_id))
     _write_json(target / "generation_config.json", {"do_sample": True, "eos_token_id": list(end_ids), "pad_token_id": pad_id})
     (target / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
@@ -101,49 +130,72 @@ def load_for_inference(directory: str | Path) -> Transformer:
     """The model of a directory, on the GPU that this process sees, else on the CPU. UserError as for `load_model`."""
     import torch
 
-    model, _ = load_model(directory)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    from trainer.model.transformer import on
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_model(directory, on(device))[0].to(device).eval()
 
 
-def load_model(directory: str | Path, dtype: torch.dtype | None = None) -> tuple[Transformer, ModelConfig]:
-    """Read a model directory, of one safetensors file or several, as fp32 where `dtype` says nothing else.
+def load_model(directory: str | Path, settle: Settle | None = None) -> tuple[Transformer, ModelConfig]:
+    """Read a model directory, of one safetensors file or several, parameter by parameter; each is put where `settle` says as soon as it is
+    read, without one on the CPU in fp32.
 
     Raises UserError where files are missing or do not fit.
     """
-    import torch
-    from safetensors import SafetensorError, safe_open
-
-    from trainer.model.transformer import Transformer
+    from trainer.model.transformer import Transformer, as_made
 
     config = load_config(directory)
     model = Transformer(config, seed=None)
-    wanted = checkpoint_tensors(model.state_dict(), config)
-    foreign = []
-    for path in _weight_files(Path(directory)):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in sorted(file.keys()):
-                    place, tensor = wanted.pop(name, None), file.get_tensor(name)
-                    if place is not None and place.shape == tensor.shape:
-                        place.copy_(tensor)
-                    elif place is not None:
-                        foreign.append(f"{name} is {list(tensor.shape)}, not {list(place.shape)}")
-                    elif not _needless(name, config):
-                        foreign.append(f"{name} is unknown")
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{path}: no readable safetensors file ({error}); the model must be fetched again") from None
-    unfit = foreign + [f"{name} is missing" for name in wanted]
+    with _opened(_weight_files(Path(directory))) as files:
+        _require_fit(directory, files, config, checkpoint_tensors(model.state_dict(), config))
+
+        def read(name: str, tensor: Tensor) -> None:
+            for part, place in checkpoint_tensors({name: tensor}, config).items():
+                place.copy_(files[part].get_tensor(part))
+
+        model.fill(read, settle or as_made)
+        for name, buffer in model.named_buffers():
+            read(name, buffer)
+    return model, config
+
+
+@contextmanager
+def _opened(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
+    """The open file that holds each tensor, by the tensor's name. UserError where one is no safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
+    with ExitStack() as stack:
+        found: dict[str, Any] = {}
+        for path in paths:
+            try:
+                file = stack.enter_context(safe_open(path, framework="pt"))
+            except (OSError, SafetensorError) as error:
+                raise UserError(f"{path}: no readable safetensors file ({error}); the model must be fetched again") from None
+            found |= dict.fromkeys(file.keys(), file)
+        yield found
+
+
+def _require_fit(directory: str | Path, files: Mapping[str, Any], config: ModelConfig, wanted: Mapping[str, Tensor]) -> None:
+    """Raise UserError where the files' tensors are not those `wanted`, in name or shape."""
+    unfit = []
+    for name in sorted(files):
+        if name in wanted:
+            shape, right = list(files[name].get_slice(name).get_shape()), list(wanted[name].shape)
+            if shape != right:
+                unfit.append(f"{name} is {shape}, not {right}")
+        elif not _needless(name, config):
+            unfit.append(f"{name} is unknown")
+    unfit += [f"{name} is missing" for name in wanted if name not in files]
     if unfit:
         more = f", and {len(unfit) - 3} more" if len(unfit) > 3 else ""
         raise UserError(
             f"{directory}: its tensors do not fit its config.json: {', '.join(unfit[:3])}{more}; the model must be fetched again"
         )
-    return model.to(dtype or torch.float32), config
 
 
 def _weight_files(directory: Path) -> list[Path]:
     """The safetensors files of a model directory."""
-    index = directory / "model.safetensors.index.json"
+    index = directory / INDEX
     if not index.is_file():
         return [directory / WEIGHTS]
     try:

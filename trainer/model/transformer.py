@@ -15,6 +15,7 @@ Shapes below: b rows, s tokens, h query heads, k key-value heads, e head width, 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -28,6 +29,21 @@ from trainer.model.by_hand import RMSNorm, rotate
 from trainer.model.config import ModelConfig
 from trainer.model.moe import Load, MixtureOfExperts, Routing, routing_of
 from trainer.model.output import OutputLayer, exact
+
+Settle = Callable[[nn.Parameter], None]
+
+
+def as_made(parameter: nn.Parameter) -> None:
+    """Leaves a parameter on the CPU, in fp32."""
+
+
+def on(device: torch.device | str, dtype: torch.dtype = torch.float32) -> Settle:
+    """Settles a parameter whole on one device."""
+
+    def settle(parameter: nn.Parameter) -> None:
+        parameter.data = parameter.data.to(device, dtype)
+
+    return settle
 
 
 class KeyValueCache:
@@ -190,8 +206,9 @@ class Transformer(nn.Module):
     routing  of the last forward pass without a cache; None for a dense model
     """
 
-    def __init__(self, config: ModelConfig, seed: int | None = 0) -> None:
-        """`seed` None leaves the weights as the memory was, for a caller who overwrites all of them."""
+    def __init__(self, config: ModelConfig, seed: int | None = 0, settle: Settle = as_made) -> None:
+        """Weights drawn from `seed`, each put where it is to stay as soon as it is drawn; the buffers, which are small, are on the CPU.
+        `seed` None: without memory (on the meta device), for `fill`."""
         super().__init__()
         if not config.trainable:
             raise ValueError(
@@ -202,32 +219,48 @@ class Transformer(nn.Module):
         with torch.device("meta"):  # no time spent on torch's own initialisation
             self.model = Backbone(config)
             self.lm_head = OutputLayer(config.hidden_size, config.vocab_size, bias=False)
-        self.to_empty(device="cpu")
         if config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
-        for buffer in self.buffers():
-            buffer.zero_()
         if seed is not None:
-            self.initialise(seed)
+            self.fill(self.drawn(seed), settle)
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> None:
+    def fill(self, read: Callable[[str, Tensor], None], settle: Settle = as_made) -> None:
+        """Make the parameters one after the other: `read` is given a name and the tensor on the CPU, fp32, to be filled, and `settle` puts
+        the parameter where it is to stay. No more than one is held in full beside what has settled. Buffers become 0."""
+        for name, empty in list(self.named_parameters()):
+            module, _, own = name.rpartition(".")
+            parameter = nn.Parameter(torch.empty(empty.shape, dtype=torch.float32))
+            read(name, parameter)
+            settle(parameter)
+            setattr(self.get_submodule(module), own, parameter)
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.model.embed_tokens.weight
+        for name, buffer in list(self.named_buffers()):
+            module, _, own = name.rpartition(".")
+            setattr(self.get_submodule(module), own, torch.zeros_like(buffer, device="cpu"))
+
+    def drawn(self, seed: int) -> Callable[[str, Tensor], None]:
         """Matrices ~ N(0, 1/fan-in), so that activations keep their scale (embedding, output layer and routers: 1/d); each
         expert's like those of a feed-forward layer.
 
         The two matrices that write into the residual stream are divided by √(2 · layers): the stream's variance at
-        the top then does not grow with depth (GPT-2). Norms are 1, biases 0. The same seed gives the same bits.
+        the top then does not grow with depth (GPT-2). Norms are 1, biases 0. The same seed gives the same bits on any device, if the
+        parameters are asked for in their order.
         """
         generator = torch.Generator().manual_seed(seed)
         depth = math.sqrt(2 * self.config.num_hidden_layers)
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 1:
-                parameter.fill_(0.0 if name.endswith(".bias") else 1.0)
-                continue
-            scale = 1 / math.sqrt(parameter.shape[-1])
+
+        def draw(name: str, tensor: Tensor) -> None:
+            if tensor.dim() == 1:
+                tensor.fill_(0.0 if name.endswith(".bias") else 1.0)
+                return
+            scale = 1 / math.sqrt(tensor.shape[-1])
             if name.endswith(("o_proj.weight", "down_proj.weight", "experts.down_proj")):
                 scale /= depth
-            parameter.normal_(0.0, scale, generator=generator)
+            tensor.normal_(0.0, scale, generator=generator)
+
+        return draw
 
     def set_recompute(self, kind: Literal["none", "layer"]) -> None:
         """`layer`: keep only what enters a layer and compute the rest again in the backward pass: the same gradients, a third

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from pipeline.stage import Metrics, StageContext, UserError, stage, stem
 from trainer.engine import Optimization, Schedule, TrainRun, preflight
-from trainer.outlook import plan_alignment, plan_fine_tuning
+from trainer.outlook import plan_fine_tuning, plan_preferences, plan_reinforcement
 from trainer.planning import Assumptions
 from trainer.stages.publishing import Seed, named_apart, publish_model, training_metrics
 
@@ -101,7 +101,7 @@ class DpoParams(Optimization):
             raise ValueError("preference_weight and nll_weight are both 0, which trains nothing; set one of them above 0")
 
 
-@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight, plan=plan_alignment, assumes=Assumptions)
+@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight, plan=plan_preferences, assumes=Assumptions)
 def dpo(ctx: StageContext, params: DpoParams) -> Metrics:
     """Train a model to prefer the chosen of two answers."""
     from data_prep.tokenizer import Tokenizer
@@ -154,7 +154,7 @@ class GrpoParams(Optimization):
     seed: Seed = 0
 
 
-@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight, plan=plan_alignment, assumes=Assumptions)
+@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight, plan=plan_reinforcement, assumes=Assumptions)
 def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
     """Train a model by reinforcement on prompts whose answers can be checked; publish its rollouts beside it."""
     from data_prep.tokenizer import Tokenizer

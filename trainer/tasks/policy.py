@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from trainer.data.chat import ChatFormat
 from trainer.data.preferences import answer_rows
 from trainer.data.prompts import Prompt
 from trainer.data.records import read_records
-from trainer.engine import full_state
+from trainer.engine import is_sharded, made_whole
 from trainer.inference.sampling import Sampling
 from trainer.loop import Place, Task, Term
 from trainer.objectives.answers import answer_log_probs
@@ -82,7 +81,7 @@ class PolicyTask(Task):
             decode=tokenizer.decode,
             verify=exact_answer,
         )
-        self._reference = copy.deepcopy(model).eval().requires_grad_(False) if self.kl_weight > 0 else None
+        self._reference = copied(model).eval().requires_grad_(False) if self.kl_weight > 0 else None
         Path(self.records).mkdir(parents=True, exist_ok=True)
 
     def micro_batches(self, step: int, model: Transformer) -> list[RolloutBatch]:
@@ -194,13 +193,26 @@ def summed_over_ranks(values: Sequence[float], place: Place) -> list[float]:
 def whole(model: Transformer) -> Transformer:
     """The model itself, or a whole copy of it where ZeRO stage 3 has cut its weights up: ranks that sample answers of
     different lengths must not meet in a collective at every layer."""
-    if not hasattr(next(model.parameters()), "ds_id"):
-        return model
-    from trainer.model.transformer import Transformer
+    return copied(model) if is_sharded(next(model.parameters())) else model
 
-    copied = Transformer(model.config)
-    copied.load_state_dict(full_state(model))
-    return copied.to(model.model.norm.weight.device)
+
+def copied(model: Transformer) -> Transformer:
+    """A whole copy of a model, sharded or not, on its device and in its precision. Every rank must call it."""
+    from trainer.model.transformer import Transformer, on
+
+    parameters = dict(model.named_parameters())
+
+    def read(name: str, tensor: Tensor) -> None:
+        with made_whole([parameters[name]]):
+            tensor.copy_(parameters[name])
+
+    norm = model.model.norm.weight
+    found = Transformer(model.config, seed=None)
+    found.fill(read, on(norm.device, norm.dtype))
+    found.to(norm.device)
+    for copy, buffer in zip(found.buffers(), model.buffers(), strict=True):
+        copy.copy_(buffer)
+    return found
 
 
 def load_prompts(paths: Sequence[str], chat: ChatFormat, room: int) -> list[RolloutPrompt]:

@@ -14,6 +14,7 @@ from pipeline.stage import UserError
 from trainer.data.chat import ChatFormat
 from trainer.data.preferences import PairIds, Preference, answer_rows
 from trainer.data.records import read_records
+from trainer.engine import gathered
 from trainer.loop import Place, Task, Term
 from trainer.objectives.answers import answer_log_probs
 from trainer.objectives.dpo import PairLogProbs, likelihood_loss, margins, preference_loss
@@ -74,7 +75,7 @@ class PreferenceTask(Task):
         """Summed log-probabilities of the chosen and the rejected answers: [pairs, 2]."""
         model.eval()
         scores = []
-        with torch.no_grad():
+        with gathered(model), torch.no_grad():
             for start in range(0, len(pairs), REFERENCE_ROWS):
                 batch = self._batch(pairs[start : start + REFERENCE_ROWS], None)
                 scores.append(answer_log_probs(model, batch.ids, batch.mask).sum(1).view(2, -1).T)
