@@ -116,7 +116,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on one device; `host` is what offloading moves into the host's memory, for one device."""
+    """Bytes on one device; `host` is what stands in the host's memory for one device: what offloading moves there, and the copy of a
+    checkpoint that is being written."""
 
     parameters: int
     gradients: int
@@ -124,11 +125,13 @@ class Memory:
     buffers: int  # DeepSpeed's: gradients on their way, weights gathered
     activations: int
     logits: int
-    host: int = 0
+    checkpoint: int  # the copy, where the device is the host
+    host: int
 
     @property
     def total(self) -> int:
-        return self.parameters + self.gradients + self.optimizer + self.buffers + self.activations + self.logits
+        held = (self.parameters, self.gradients, self.optimizer, self.buffers, self.activations, self.logits, self.checkpoint)
+        return sum(held)
 
 
 @dataclass(frozen=True)
@@ -251,7 +254,8 @@ def memory_per_device(
 
     16-bit gradients are added up in fp32: at stage 1 whole beside them, at stages 2 and 3 this rank's part alone. Stages 1 to 3 keep
     an fp32 copy of the weights in fp32 too. Offloading moves optimizer states and gradients added up to the host at stages 2
-    and 3, the optimizer states at stage 1, the weights as well at stage 3; at stage 0 there is nothing to move.
+    and 3, the optimizer states at stage 1, the weights as well at stage 3; at stage 0 there is nothing to move. A checkpoint is
+    written from a copy, of which rank 0's has the weights as well; at stage 3 they are the optimizer's.
     """
     exact, width = count_parameters(config).exact, width_of(precision)
     gradient = 4 if precision == "fp32" or zero >= 2 else 6
@@ -262,6 +266,7 @@ def memory_per_device(
         buffers *= 2  # gathered in one place, and copied from there to be sent
     if zero == 3:
         buffers += width * min(exact, LIVE_PARAMETERS)
+    copied = states if zero == 3 else states + weights
     host = 0
     if offload and zero:
         host, states = states, 0
@@ -276,7 +281,8 @@ def memory_per_device(
         buffers,
         activation_bytes(config, tokens, precision, device=device, recompute=recompute),
         logits_bytes(config, tokens, precision, device),
-        host,
+        checkpoint=copied if device == "cpu" else 0,
+        host=host if device == "cpu" else host + copied,
     )
 
 
