@@ -18,10 +18,9 @@ from pipeline.stage import Artifact, UserError
 from trainer.model.hf import load_config
 from trainer.outlook import counted
 from trainer.planning import count_parameters
-from trainer.scaling import Fit, Law, Run, fit
+from trainer.scaling import NO_FLOOR, Fit, Law, Run, fit
 
 SHARED = ("sequence_length", "validation_tokens", "seed")  # what decides which tokens are validated on, and how much of a text is seen
-NO_FLOOR = 1e-3  # of the lowest loss: an E below is none
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ HUBER = 1e-3  # beyond this difference of log losses a run counts by its distanc
 BEGINNINGS = tuple(itertools.product((-1.0, 0.0, 1.0), (0.0, 5.0, 10.0), (0.0, 5.0, 10.0), (0.2, 0.5), (0.2, 0.5)))
 STEPS = 200
 NUMBERS = 5  # of the law
+NO_FLOOR = 1e-3  # of the lowest loss: an E below is none
 STEEPEST = 3.0  # exponent: a few runs with errors can look like a step
 
 
@@ -90,15 +91,16 @@ def fit(runs: Sequence[Run], draws: int = 200, seed: int = 0) -> Fit:
     law, free = law_of(best), len(runs) - NUMBERS
     expected = [law.loss(run.parameters, run.tokens) for run in runs]
     scatter = float(np.sqrt(sum(np.log(run.loss / loss) ** 2 for run, loss in zip(runs, expected, strict=True)) / free))
-    # a law without a floor never finds one again: what falls to nothing has no slope
-    floored = np.array([np.log(min(run.loss for run in runs) / 2), *best[1:]])
+    lowest, beginnings = min(run.loss for run in runs), [best]
+    if NO_FLOOR * lowest > law.E:  # from such a law none with a floor is ever found: what is nothing has no slope
+        beginnings.append(np.array([np.log(lowest / 2), *best[1:]]))
     generator = np.random.default_rng(seed)
     found, errors = [], []
     for _ in range(draws):
         size = scatter * np.sqrt(free / generator.chisquare(free))
         *others, error = size * generator.standard_normal(len(runs) + 1)
         drawn = [replace(run, loss=loss * np.exp(other)) for run, loss, other in zip(runs, expected, others, strict=True)]
-        found.append(law_of(least(drawn, [best, floored])))
+        found.append(law_of(least(drawn, beginnings)))
         errors.append(float(error))
     return Fit(law, scatter, tuple(found), tuple(errors))
 
