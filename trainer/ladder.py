@@ -18,10 +18,9 @@ from pipeline.stage import Artifact, UserError
 from trainer.model.hf import load_config
 from trainer.outlook import counted
 from trainer.planning import count_parameters
-from trainer.scaling import Fit, Law, Run, fit
+from trainer.scaling import NO_FLOOR, Fit, Law, Run, fit
 
 SHARED = ("sequence_length", "validation_tokens", "seed")  # what decides which tokens are validated on, and how much of a text is seen
-NO_FLOOR = 1e-3  # of the lowest loss: an E below is none
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,7 @@ class Ladder:
         return {
             "law": {name: estimate.plain() for name, estimate in self.law.items()},
             "confidence": self.confidence,
+            "scatter": significant(self.fit.scatter),
             "farthest": significant(self.farthest),
             "rungs": rungs,
             "predictions": {prediction.name: prediction.plain() for prediction in self.predictions},
@@ -119,7 +119,7 @@ class Ladder:
         """What the manifest says: the law, how close it is to its rungs, and how wrong about the others."""
         found = {name: significant(value) for name, value in asdict(self.fit.law).items()}
         errors = {f"{one.name}_error": significant(one.error) for one in self.predictions if one.measured is not None}
-        return {**found, "farthest": significant(self.farthest), **errors}
+        return {**found, "scatter": significant(self.fit.scatter), "farthest": significant(self.farthest), **errors}
 
 
 def read_rungs(inputs: Mapping[str, Artifact], held_out: Collection[str] = ()) -> list[Rung]:
@@ -187,7 +187,7 @@ def words(found: Ladder) -> str:
         lines.append(f"{rung.name:<12}{run.parameters:>12,.0f}{run.tokens:>14,.0f}{run.loss:>9.4f}{said:>9.4f}")
         if rung.held_out:
             lines[-1] += "   held out"
-    lines += ["", f"{formula(law)}, within {found.farthest:.1%} of its rungs"]
+    lines += ["", f"{formula(law)}; rungs stray by {found.fit.scatter:.1%} around it, {found.farthest:.1%} at most"]
     ends = {
         name: (f"{one.low:.4f} to {one.high:.4f}" if name == "E" else f"{one.low:.3g} to {one.high:.3g}") for name, one in found.law.items()
     }

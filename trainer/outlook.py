@@ -12,7 +12,7 @@ from trainer.model.config import ModelConfig
 from trainer.planning import Assumptions, Estimate, Parameters, Training, chinchilla_ratio, count_parameters, estimate
 
 if TYPE_CHECKING:
-    from trainer.stages import DpoParams, GrpoParams, PretrainParams, SftParams
+    from trainer.stages import DpoParams, GrpoParams, PretrainParams, SftParams, UpcycleParams
 
 SAME_RUN = (
     "workers",
@@ -33,11 +33,13 @@ def plan_pretraining(
     inputs: Mapping[str, Upstream],
     manifests: Sequence[Mapping[str, Any]],
 ) -> Outlook | None:
-    """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says."""
-    if "model" in inputs:  # its shape stands in its files, which may not be there yet
-        return None
-    config = params.model.resolved(0 if params.model.vocab_size else getattr(inputs["tokenizer"].params, "vocab_size", 0))
-    if not config.vocab_size:
+    """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says, and
+    where the model that it goes on from cannot say its shape."""
+    if "model" in inputs:
+        config = inputs["model"].hands
+    else:
+        config = params.model.resolved(0 if params.model.vocab_size else getattr(inputs["tokenizer"].params, "vocab_size", 0))
+    if not isinstance(config, ModelConfig) or not config.vocab_size:
         return None
     before = measured(manifests, params, run, count_parameters(config))
     training = Training(
@@ -116,6 +118,22 @@ def plan_reinforcement(
     figures = estimate(training, assumptions).plain()
     known = {key: value for key, value in figures.items() if not key.startswith(("memory", "largest", "chinchilla"))}
     return Outlook({**known, "at_most": True}, hands=config)
+
+
+def plan_upcycling(
+    params: UpcycleParams, run: Any, assumptions: Any, inputs: Mapping[str, Upstream], manifests: Sequence[Mapping[str, Any]]
+) -> Outlook | None:
+    """The parameters of the mixture of experts, or why there can be none."""
+    dense = inputs["model"].hands
+    if not isinstance(dense, ModelConfig):
+        return None
+    try:
+        config = params.model.shape(dense)
+    except ValueError as error:
+        return Outlook({}, (f"cannot be made: {error}",))
+    parameters = count_parameters(config)
+    line = f"{counted(parameters.total)} parameters ({counted(parameters.active)} active) from {counted(count_parameters(dense).total)}"
+    return Outlook({"parameters": parameters.plain()}, (line,), hands=config)
 
 
 def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:

@@ -3,13 +3,18 @@
 The form and the way of fitting are those of Hoffmann et al. (arXiv:2203.15556, approach 3 and appendix D.2): the Huber loss of
 the difference of log losses, least over many beginnings. In logarithms the three terms are exponentials of e, α - a ln N and
 β - b ln D, so that all of them stay positive.
+
+How sure it is comes from a parametric bootstrap (Efron and Tibshirani 1993, section 6.5; of predictions, Davison and Hinkley 1997,
+section 6.3.3): the law is fitted again to losses that it gives itself, each with an error as large as those of the runs. What a
+run not yet made will come to has such an error as well. A handful of runs tells the size of these errors badly, so that each draw
+has a size of its own, as probable as the runs make it (Gelman et al. 2013, section 14.2).
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +24,9 @@ HUBER = 1e-3  # beyond this difference of log losses a run counts by its distanc
 # beginnings: e = ln E, α = ln A, β = ln B, a, b
 BEGINNINGS = tuple(itertools.product((-1.0, 0.0, 1.0), (0.0, 5.0, 10.0), (0.0, 5.0, 10.0), (0.2, 0.5), (0.2, 0.5)))
 STEPS = 200
+NUMBERS = 5  # of the law
+NO_FLOOR = 1e-3  # of the lowest loss: an E below is none
+STEEPEST = 3.0  # exponent: a few runs with errors can look like a step
 
 
 @dataclass(frozen=True)
@@ -52,34 +60,49 @@ class Law:
 
 @dataclass(frozen=True)
 class Fit:
-    """The law of all runs, and those of as many draws of them with replacement, which say how sure it is."""
+    """The law of the runs.
+
+    scatter  standard deviation of the runs' log losses around it
+    draws    other laws that such runs could come from
+    errors   for each draw, of the log loss of a run that is not among these
+    """
 
     law: Law
+    scatter: float
     draws: tuple[Law, ...]
+    errors: tuple[float, ...]
 
     def predict(self, parameters: float, tokens: float, confidence: float = 0.8) -> tuple[float, float, float]:
-        """Loss of a size: the law's, and the ends of the interval that holds this share of the draws' losses."""
-        losses = [law.loss(parameters, tokens) for law in self.draws]
+        """Loss of a run: the law's, and the ends of the interval in which it will be with this probability."""
+        losses = [law.loss(parameters, tokens) * np.exp(error) for law, error in zip(self.draws, self.errors, strict=True)]
         low, high = np.quantile(losses, [(1 - confidence) / 2, (1 + confidence) / 2])
         return self.law.loss(parameters, tokens), float(low), float(high)
 
 
-def fit(runs: Sequence[Run], draws: int = 100, seed: int = 0) -> Fit:
-    """Fit the law to the runs. ValueError where they cannot tell its five numbers."""
+def fit(runs: Sequence[Run], draws: int = 200, seed: int = 0) -> Fit:
+    """Fit the law to the runs. ValueError where they cannot tell its five numbers and how far runs are from it."""
     sizes, lengths = {run.parameters for run in runs}, {run.tokens for run in runs}
-    if len(runs) < 5 or len(sizes) < 3 or len(lengths) < 3:
+    if len(runs) <= NUMBERS or len(sizes) < 3 or len(lengths) < 3:
         raise ValueError(
-            f"{len(runs)} runs of {len(sizes)} sizes and {len(lengths)} numbers of tokens cannot tell five numbers; "
-            "run at least five, of three sizes and three numbers of tokens"
+            f"{len(runs)} runs of {len(sizes)} sizes and {len(lengths)} numbers of tokens cannot tell five numbers and their errors; "
+            "run at least six, of three sizes and three numbers of tokens"
         )
     best = least(runs, [np.array(beginning) for beginning in BEGINNINGS])
+    law, free = law_of(best), len(runs) - NUMBERS
+    expected = [law.loss(run.parameters, run.tokens) for run in runs]
+    scatter = float(np.sqrt(sum(np.log(run.loss / loss) ** 2 for run, loss in zip(runs, expected, strict=True)) / free))
+    lowest, beginnings = min(run.loss for run in runs), [best]
+    if NO_FLOOR * lowest > law.E:  # from such a law none with a floor is ever found: what is nothing has no slope
+        beginnings.append(np.array([np.log(lowest / 2), *best[1:]]))
     generator = np.random.default_rng(seed)
-    found = [law_of(best)]
-    while len(found) <= draws:
-        drawn = [runs[index] for index in generator.integers(len(runs), size=len(runs))]
-        if len({run.parameters for run in drawn}) > 1 and len({run.tokens for run in drawn}) > 1:
-            found.append(law_of(least(drawn, [best])))
-    return Fit(found[0], tuple(found[1:]))
+    found, errors = [], []
+    for _ in range(draws):
+        size = scatter * np.sqrt(free / generator.chisquare(free))
+        *others, error = size * generator.standard_normal(len(runs) + 1)
+        drawn = [replace(run, loss=loss * np.exp(other)) for run, loss, other in zip(runs, expected, others, strict=True)]
+        found.append(law_of(least(drawn, beginnings)))
+        errors.append(float(error))
+    return Fit(law, scatter, tuple(found), tuple(errors))
 
 
 def law_of(theta: Array) -> Law:
@@ -106,6 +129,7 @@ def descend(sizes: Array, lengths: Array, losses: Array, beginning: Array) -> tu
         gradient = slopes.T @ (weights * differences)
         scale = np.diag(np.maximum(np.diag(curvature), 1e-12))
         trial = theta - np.linalg.lstsq(curvature + damping * scale, gradient, rcond=None)[0]
+        trial[3:] = np.clip(trial[3:], 0.0, STEEPEST)
         found = huber_at(trial, sizes, lengths, losses)
         if found[0] < value:
             done = value - found[0] <= 1e-12 * value

@@ -151,7 +151,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("recipe", ["demo", "web", "tiny"])
+@pytest.mark.parametrize("recipe", ["demo", "web", "tiny", "upcycled"])
 def test_planning_any_recipe_imports_nothing_heavy(recipe: str, tmp_path: Path) -> None:
     for name in ("a", "validation"):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "hello"}\n')

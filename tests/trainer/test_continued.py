@@ -1,4 +1,4 @@
-"""Somebody's model as the start: adopted as it is, trained on, refused where the data do not fit it."""
+"""Somebody's model as the start: adopted as it is, given experts, trained on, refused where the data do not fit it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from data_prep.tokenizer import export, train
-from pipeline.stage import Artifact, File, UserError
+from pipeline.stage import Artifact, File, MapRun, Metrics, Upstream, UserError
 from tests.data_prep.contexts import context, published
 from tests.trainer.worlds import VOCABULARY, alone, write_shard
 from trainer.engine import TrainRun
 from trainer.model.config import ModelConfig
-from trainer.model.hf import complete_model, save_weights
+from trainer.model.hf import complete_model, load_config, load_model, save_weights
 from trainer.model.transformer import Transformer
-from trainer.stages import AdoptParams, PretrainParams, adopt, pretrain
+from trainer.model.upcycling import Sparse
+from trainer.outlook import plan_upcycling
+from trainer.planning import Assumptions
+from trainer.stages import AdoptParams, PretrainParams, UpcycleParams, adopt, pretrain, upcycle
 
 SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32)
 
@@ -43,20 +47,27 @@ def adopted(tmp_path: Path, theirs: Path) -> Artifact:
     return replace(published(ctx), manifest={"lineage": {}})
 
 
-def continued(tmp_path: Path, model: Artifact, **changes: int) -> Artifact:
+def upcycled(tmp_path: Path, dense: Artifact, sparse: Sparse) -> Artifact:
+    ctx = context(upcycle, tmp_path / "upcycle", model=dense)
+    metrics = upcycle(ctx, UpcycleParams(sparse))
+    assert metrics["parameters"] > metrics["active_parameters"]
+    return replace(published(ctx), manifest={"lineage": {}})
+
+
+def continued(tmp_path: Path, model: Artifact, lr: float = 1e-9, **changes: int) -> tuple[Artifact, Metrics]:
     files = (*write_shard(tmp_path / "corpus", "part", "train", 60), *write_shard(tmp_path / "corpus", "part", "validation", 9, seed=1))
     corpus = Artifact("tokenize", "c", "c", str(tmp_path), tuple(replace(file, records=1) for file in files), {"lineage": {}})
     ctx = context(pretrain, tmp_path / "pretrain", model=model, tokenizer=model, corpus=corpus)
     ctx.run = TrainRun(workers=0, zero=1)
     values = {"sequence_length": 16, "batch_tokens": 64, "max_steps": 3, "validate_every": 3, "warmup_steps": 1, **changes}
-    alone(lambda: pretrain(ctx, PretrainParams(lr=1e-9, weight_decay=0.0, **values)))  # type: ignore[arg-type]
-    return published(ctx)
+    metrics = alone(lambda: pretrain(ctx, PretrainParams(lr=lr, weight_decay=0.0, **values)))  # type: ignore[arg-type]
+    return published(ctx), metrics
 
 
 def test_training_goes_on_from_their_weights_in_their_shape(tmp_path: Path, theirs: Path) -> None:
     model = adopted(tmp_path, theirs)
     assert {file.name for file in model.files} == {path.name for path in theirs.iterdir()}
-    own = continued(tmp_path, model)
+    own, _ = continued(tmp_path, model)
     before, after = load_file(theirs / "model.safetensors"), load_file(Path(own.directory) / "model.safetensors")
     assert before.keys() == after.keys() and VOCABULARY < 288
     for name, tensor in before.items():
@@ -67,6 +78,39 @@ def test_training_goes_on_from_their_weights_in_their_shape(tmp_path: Path, thei
 def test_rows_longer_than_it_reads_are_refused(tmp_path: Path, theirs: Path) -> None:
     with pytest.raises(UserError, match=r"pretrain\.sequence_length=64: the model reads 32 tokens; lower it"):
         continued(tmp_path, adopted(tmp_path, theirs), sequence_length=64)
+
+
+@pytest.mark.parametrize("sparse", [Sparse(num_experts=4), Sparse("glm4_moe", num_experts=4, first_k_dense_replace=0)], ids=str)
+def test_a_model_with_experts_begins_as_theirs_and_trains_on(tmp_path: Path, theirs: Path, sparse: Sparse) -> None:
+    import transformers
+
+    model = adopted(tmp_path, theirs)
+    given = upcycled(tmp_path, model, sparse)
+    assert {path.name for path in theirs.iterdir()} == {file.name for file in given.files}
+    ids = torch.arange(60).reshape(4, 15) * 4 % VOCABULARY
+    before, after = (load_model(artifact.directory)[0] for artifact in (model, given))
+    expected = before.logits(before(ids))
+    torch.testing.assert_close(after.logits(after(ids)), expected, atol=1e-5, rtol=0)
+    others = transformers.AutoModelForCausalLM.from_pretrained(given.directory)
+    torch.testing.assert_close(others(ids).logits, expected, atol=1e-5, rtol=0)
+    _, still = continued(tmp_path / "still", model, max_steps=1)
+    own, metrics = continued(tmp_path / "own", given, lr=1e-2, max_steps=9)
+    assert metrics["history"][-1]["validation"]["loss"] < still["history"][-1]["validation"]["loss"]
+    experts = [tensor for name, tensor in load_file(Path(own.directory) / "model.safetensors").items() if ".experts." in name]
+    assert len(experts) == 4 * 3 and not torch.equal(experts[0], experts[3])  # copies at first, they part
+    upstream = Upstream(AdoptParams(), load_config(model.directory))
+    outlook = plan_upcycling(UpcycleParams(sparse), MapRun(), Assumptions(), {"model": upstream}, [])
+    assert outlook is not None and outlook.hands == load_config(own.directory)
+
+
+def test_experts_that_cannot_be_theirs_are_refused(tmp_path: Path, theirs: Path) -> None:
+    given = upcycled(tmp_path, adopted(tmp_path, theirs), Sparse())
+    with pytest.raises(UserError, match=r"^upcycle\.model: the model has experts already \(it is qwen3_moe\); give a dense one$"):
+        upcycled(tmp_path / "again", given, Sparse())
+    with pytest.raises(ValueError, match=r"^qwen3_moe normalises queries and keys, llama does not; set architecture=glm4_moe"):
+        Sparse().shape(replace(SHAPE, architecture="llama").resolved(288))
+    with pytest.raises(ValueError, match="a token cannot be sent to 9 of 8 experts"):
+        Sparse(num_experts_per_tok=9)
 
 
 def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, theirs: Path) -> None:

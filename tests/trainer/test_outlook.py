@@ -32,7 +32,9 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "pretraining.md"
 def configured(command: str, root: Path) -> Config:
     """The configuration that a command line gives."""
     overrides = [part for part in parse(shlex.split(command)[1:]).hydra if "=" in part]
-    return load(*composed("demo", *overrides, f"++root={root}"), {part.lstrip("+").partition("=")[0] for part in overrides})
+    recipe = next((part.removeprefix("recipe=") for part in overrides if part.startswith("recipe=")), "demo")
+    others = [part for part in overrides if not part.startswith("recipe=")]
+    return load(*composed(recipe, *others, f"++root={root}"), {part.lstrip("+").partition("=")[0] for part in overrides})
 
 
 def rows(command: str, root: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, Any]]:
@@ -64,6 +66,17 @@ def test_alignment_is_planned_for_the_longest_rows_there_can_be(tmp_path: Path, 
     assert held["forward_flops"] == 2 * grpo["forward_flops"] and held["time_s"] == pytest.approx(grpo["time_s"] * 5 / 4)
     one = rows(f"crawl2chat plan {settings} dpo.run.micro_batch=1 format=json", tmp_path, capsys)["dpo"]["memory_parts"]["1"]
     assert one["activations"] > 0 and dpo["memory_parts"]["1"]["activations"] > 3 * one["activations"]
+
+
+def test_a_shape_is_handed_on_to_what_is_trained_from_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = rows("crawl2chat plan recipe=upcycled upcycle.model.num_experts=4 format=json", tmp_path, capsys)
+    dense, sparse = (found[name]["parameters"] for name in ("pretrain", "experts"))
+    assert found["dense"]["parameters"] == dense and found["upcycle"]["parameters"] == sparse
+    assert (sparse["mlp"], sparse["router"]) == (4 * dense["mlp"], 4 * 128 * 4)
+    assert found["experts"]["flops"] > found["dense"]["flops"]
+    command = "crawl2chat plan recipe=upcycled target=experts model.architecture=llama"
+    plan(configured(command, tmp_path))
+    assert "cannot be made: qwen3_moe normalises queries and keys, llama does not" in capsys.readouterr().out
 
 
 def test_the_command_gives_gpt3s_published_flops_time_and_money(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,6 +40,32 @@ def test_a_size_that_was_not_run_is_predicted_with_its_interval(ladders: int, le
     assert held >= least_held
 
 
+DEMO = Law(0.3, 4000.0, 0.8, 2e5, 0.95)  # of models as small as the demo's ladder has
+
+
+@pytest.mark.parametrize(("ladders", "least_held"), [(5, 2), pytest.param(60, 39, marks=pytest.mark.proof)])
+def test_a_run_yet_to_be_made_is_in_its_interval_about_as_often_as_that_says(ladders: int, least_held: int) -> None:
+    """Twice the largest size, from three sizes and four lengths, all runs with errors of a percent: 80 % intervals."""
+    held = 0
+    for seed in range(ladders):
+        generator = np.random.default_rng(seed)
+        sizes, lengths = (26_112, 60_160, 133_120), (409_600, 655_360, 1_024_000, 1_536_000)
+        stray = iter(np.exp(0.01 * generator.standard_normal(13)))
+        runs = [Run(size, length, DEMO.loss(size, length) * next(stray)) for size in sizes for length in lengths]
+        _, low, high = fit(runs, draws=40, seed=seed).predict(270_336, 1_536_000)
+        held += low <= DEMO.loss(270_336, 1_536_000) * next(stray) <= high
+    assert held >= least_held
+
+
+def test_errors_of_runs_are_part_of_what_is_predicted() -> None:
+    """Of runs on the law nothing is unsure; the more others stray, the wider is the interval."""
+    widths = []
+    for noise in (0.0, 0.005, 0.02):
+        value, low, high = fit(ladder(CHINCHILLA, noise), draws=40).predict(1e9, 2e10)
+        widths.append((high - low) / value)
+    assert widths[0] < 1e-3 and 0.008 < widths[1] < widths[2] / 2
+
+
 def test_one_spoilt_run_changes_little() -> None:
     runs = ladder(CHINCHILLA)
     runs[4] = Run(runs[4].parameters, runs[4].tokens, 2 * runs[4].loss)

@@ -8,13 +8,15 @@ Shared experts begin with a down projection of 0, that is as a branch that adds 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import torch
-from torch import Tensor
+from msgspec import Meta
 
 from trainer.model.config import ModelConfig
-from trainer.model.transformer import Transformer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 # what the dense model has nothing of
 NEW = (
@@ -23,25 +25,57 @@ NEW = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Sparse:
+    """What the mixture of experts has that the dense model has not. Fields are named as in transformers' configs."""
+
+    architecture: Annotated[
+        Literal["qwen3_moe", "glm4_moe"], Meta(description="qwen3_moe only from qwen3; glm4_moe, with shared experts, from llama as well")
+    ] = "qwen3_moe"
+    num_experts: Annotated[int, Meta(ge=1, description="experts of a layer, each a copy of its feed-forward network")] = 8
+    num_experts_per_tok: Annotated[int, Meta(ge=1, description="experts a token is sent to")] = 2
+    n_shared_experts: Annotated[int, Meta(ge=0, description="glm4_moe: experts every token is sent to; 0: one")] = 0
+    first_k_dense_replace: Annotated[int, Meta(ge=0, description="glm4_moe: so many first layers stay dense")] = 0
+    n_group: Annotated[int, Meta(ge=1, description="glm4_moe: groups of experts")] = 1
+    topk_group: Annotated[int, Meta(ge=1, description="glm4_moe: groups a token's experts may come from")] = 1
+
+    def __post_init__(self) -> None:
+        self.shape(ModelConfig(num_hidden_layers=max(1, self.first_k_dense_replace)).resolved(0))
+
+    def shape(self, dense: ModelConfig) -> ModelConfig:
+        """Of the model that `dense`, resolved, becomes. Raises ValueError where it cannot."""
+        if dense.num_experts:
+            raise ValueError(f"the model has experts already (it is {dense.architecture}); give a dense one")
+        if self.architecture == "qwen3_moe" and not dense.qk_norm:
+            raise ValueError(f"qwen3_moe normalises queries and keys, {dense.architecture} does not; set architecture=glm4_moe")
+        values: dict[str, Any] = asdict(self)
+        if self.architecture == "glm4_moe":
+            values |= {"n_shared_experts": self.n_shared_experts or 1, "use_qk_norm": dense.qk_norm}
+        return replace(dense, **values, moe_intermediate_size=dense.intermediate_size)
+
+
 def upcycle(state: Mapping[str, Tensor], dense: ModelConfig, sparse: ModelConfig, seed: int) -> dict[str, Tensor]:
     """The state of a model of shape `sparse` that computes what one of shape `dense` with this `state` does.
 
     Both configs are resolved. `seed` draws the routers and the shared experts' gate and up projections, as for a new model.
     Raises ValueError where the two shapes differ in more than experts, or experts could not be copies.
     """
+    import torch
+
+    from trainer.model.transformer import Transformer
+
     _check(dense, sparse)
-    found: dict[str, Tensor] = {}
-    for name, new in Transformer(sparse, seed).state_dict().items():
+    found = Transformer(sparse, seed).state_dict()
+    for name, place in found.items():
         layer, _, part = name.partition(".mlp.")
         if name in state:
-            found[name] = state[name].clone()
+            place.copy_(state[name])
         elif part == "experts.gate_up_proj":
-            stacked = torch.cat([state[f"{layer}.mlp.{kind}_proj.weight"] for kind in ("gate", "up")])
-            found[name] = stacked.repeat(sparse.num_experts, 1, 1)
+            place.copy_(torch.cat([state[f"{layer}.mlp.{kind}_proj.weight"] for kind in ("gate", "up")]))  # to every expert
         elif part == "experts.down_proj":
-            found[name] = state[f"{layer}.mlp.down_proj.weight"].repeat(sparse.num_experts, 1, 1)
-        else:
-            found[name] = new.zero_() if part == "shared_experts.down_proj.weight" else new
+            place.copy_(state[f"{layer}.mlp.down_proj.weight"])
+        elif part == "shared_experts.down_proj.weight":
+            place.zero_()
     return found
 
 

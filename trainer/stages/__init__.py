@@ -1,12 +1,11 @@
 """The stages that turn token shards into a chat model. Each wires parts that work without Ray, Hydra or a disk."""
 
+from trainer.stages.beginnings import AdoptParams, UpcycleParams, adopt, upcycle
 from trainer.stages.measuring import EvaluateParams, LadderParams, Size, check_ladder, evaluate, flat, ladder
 from trainer.stages.pretraining import (
-    AdoptParams,
     Experts,
     Phase,
     PretrainParams,
-    adopt,
     check_pretraining,
     mixed_corpora,
     packed,
@@ -26,6 +25,7 @@ __all__ = [
     "PretrainParams",
     "SftParams",
     "Size",
+    "UpcycleParams",
     "adopt",
     "check_ladder",
     "check_pretraining",
@@ -39,4 +39,5 @@ __all__ = [
     "pretrain",
     "sft",
     "sound_corpora",
+    "upcycle",
 ]

@@ -85,11 +85,11 @@ class LadderParams:
         tuple[str, ...], Meta(description="roles of trainings that the law is not fitted to, to compare them with what it predicts")
     ] = ()
     predict: Annotated[tuple[Size, ...], Meta(description="trainings that are not run, to say what loss they would come to")] = ()
-    confidence: Annotated[float, Meta(gt=0, lt=1, description="share of the draws that an interval holds")] = 0.8
+    confidence: Annotated[float, Meta(gt=0, lt=1, description="probability that an interval holds the value")] = 0.8
     seed: Annotated[int, Meta(ge=0, lt=2**62, description="of the draws")] = 0
 
 
-NUMBERS_OF_LAW = 5  # E, A, a, B, b
+LEAST_RUNGS = 6  # for the five numbers of the law, and how far rungs are from it
 
 
 def check_ladder(name: str, params: LadderParams, run: MapRun, sources: Sequence[str], roles: Collection[str]) -> None:
@@ -97,8 +97,8 @@ def check_ladder(name: str, params: LadderParams, run: MapRun, sources: Sequence
     for role in params.held_out:
         if role not in roles:
             raise UserError(f"{name}.held_out={role}: there is no such role in {name}.needs, which has {', '.join(roles)}")
-    if len(fitted := {*roles} - {*params.held_out}) < NUMBERS_OF_LAW:
-        raise UserError(f"{name}.needs: {len(fitted)} trainings cannot tell {NUMBERS_OF_LAW} numbers; name more, or hold out fewer")
+    if len(fitted := {*roles} - {*params.held_out}) < LEAST_RUNGS:
+        raise UserError(f"{name}.needs: {len(fitted)} trainings are too few to fit, {LEAST_RUNGS} the least; name more, or hold out fewer")
 
 
 @stage(version=1, needs=("*",), check=check_ladder)

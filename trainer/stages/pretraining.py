@@ -189,7 +189,7 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     plan = Plan(params.max_steps, params.validate_every, guard=params.guard, bias_rate=params.experts.bias_rate, branch=branch)
     beginning = SavedModel(ctx.inputs["model"].directory) if "model" in ctx.inputs else NewModel(config, params.seed)
     report = launch(ctx, task, plan, params, beginning)
-    publish_model(ctx, config, params, directory, tokenizer, "Base model")
+    publish_model(ctx, config, params.precision, directory, tokenizer, "Base model")
     return {**training_metrics(report), **given, "parameters": count_parameters(config).exact}
 
 
@@ -299,28 +299,3 @@ def mixed_corpora(params: PretrainParams, corpora: Sequence[Corpus]) -> tuple[Mi
         if best_fit:
             given[f"{corpus.role}_padding"] = round(1 - held / whole, 6)
     return mixture, given
-
-
-@dataclass(frozen=True)
-class AdoptParams:
-    """A model that others have trained."""
-
-
-@stage(version=1)
-def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
-    """Somebody's Hugging Face directory, its files given as sources, as a model and tokenizer that other stages can need."""
-    import shutil
-    from pathlib import Path
-
-    from data_prep.tokenizer import Tokenizer
-    from trainer.model.hf import load_config
-
-    for file in ctx.sources:
-        shutil.copyfile(file.path, ctx.path(Path(file.name).name))
-        ctx.fence.check()
-    directory = str(Path(ctx.path("config.json")).parent)
-    config = load_config(directory)
-    Tokenizer.load(directory)
-    for file in ctx.sources:
-        ctx.publish(Path(file.name).name)
-    return {"parameters": count_parameters(config).exact, "vocab_size": config.vocab_size}

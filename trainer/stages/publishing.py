@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import Meta
 
 from pipeline.stage import StageContext, UserError, stem
-from trainer.engine import Optimization
 from trainer.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -19,9 +18,9 @@ Seed = Annotated[int, Meta(ge=0, lt=2**62, description="of everything random: we
 
 
 def publish_model(
-    ctx: StageContext, config: ModelConfig, settings: Optimization, tokenizer_directory: str, tokenizer: Tokenizer, title: str
+    ctx: StageContext, config: ModelConfig, precision: str, tokenizer_directory: str, tokenizer: Tokenizer, title: str
 ) -> None:
-    """Complete the directory around the weights that the training left, and publish all of its files."""
+    """Complete the directory around the weights that were left there, and publish all of its files."""
     from data_prep.tokenizer.control import TURN_END
     from trainer.model.hf import complete_model, model_card
 
@@ -29,7 +28,7 @@ def publish_model(
     names = complete_model(
         ctx.directory,
         config,
-        dtype="bfloat16" if settings.precision == "bf16" else "float32",
+        dtype="bfloat16" if precision == "bf16" else "float32",
         tokenizer=tokenizer_directory,
         end_ids=ends,
         pad_id=tokenizer.eos_id,

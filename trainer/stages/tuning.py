@@ -76,7 +76,7 @@ def sft(ctx: StageContext, params: SftParams) -> Metrics:
     require_both_sets("sft", [file.name for file in files])
     plan = Plan(params.max_steps, params.validate_every, keep_best="loss", patience=params.patience)
     report = launch(ctx, task, plan, params, SavedModel(directory))
-    publish_model(ctx, config, params, directory, Tokenizer.load(directory), "Chat model")
+    publish_model(ctx, config, params.precision, directory, Tokenizer.load(directory), "Chat model")
     return training_metrics(report)
 
 
@@ -123,7 +123,7 @@ def dpo(ctx: StageContext, params: DpoParams) -> Metrics:
         seed=params.seed,
     )
     report = launch(ctx, task, Plan(params.max_steps, params.validate_every), params, SavedModel(directory))
-    publish_model(ctx, load_config(directory), params, directory, Tokenizer.load(directory), "Chat model")
+    publish_model(ctx, load_config(directory), params.precision, directory, Tokenizer.load(directory), "Chat model")
     return training_metrics(report)
 
 
@@ -181,7 +181,7 @@ def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
         records=str(records),
     )
     report = launch(ctx, task, Plan(params.max_steps, params.report_every), params, SavedModel(directory))
-    publish_model(ctx, load_config(directory), params, directory, Tokenizer.load(directory), "Chat model")
+    publish_model(ctx, load_config(directory), params.precision, directory, Tokenizer.load(directory), "Chat model")
     rows = merge_records(records, ctx.path("rollouts/rollouts.parquet"))
     ctx.publish("rollouts/rollouts.parquet", rows)
     return training_metrics(report)
