@@ -13,9 +13,9 @@ from pipeline.config import Config, imported
 from pipeline.errors import UserError
 from pipeline.files import File
 from pipeline.lease import holder, living
+from pipeline.outlooks import outlooks
 from pipeline.progress import describe
 from pipeline.runs import Run, last_events, used
-from pipeline.stage import Outlook, Upstream
 from pipeline.states import Survey, row, to_build
 from pipeline.store import Artifact, Store
 
@@ -25,11 +25,11 @@ YEAR_S = 365.25 * 86400
 def plan(config: Config) -> None:
     """What a run would build and why, what it will need, and how long it takes; nothing is started."""
     survey = _survey(config)
-    order, outlooks = to_build(survey), _outlooks(survey)
+    order, found = to_build(survey), outlooks(survey)
     rows = []
     for name, status in survey.statuses.items():
         if name in survey.closure:
-            outlook = outlooks.get(name)
+            outlook = found.get(name)
             rows.append(
                 {
                     **row(status, survey.store),
@@ -46,28 +46,12 @@ def plan(config: Config) -> None:
         took = f"  about {_duration(entry['expected_s'])}" if entry["build"] and entry["expected_s"] else ""
         action = "forced" if entry["forced"] else "build" if entry["build"] else "-"
         print(f"{entry['stage']:<13} {entry['state']:<8} {action:<7} {(entry['fingerprint'] or '?')[:12]:<13}{_words(entry)}{took}")
-        outlook = outlooks.get(entry["stage"])
+        outlook = found.get(entry["stage"])
         for line in (*entry["derived"], *(outlook.lines if outlook else ())) if entry["build"] else ():
             print(f"{'':<13} {line}")
     known = [entry["expected_s"] or 0 for entry in rows if entry["build"]]
     total = f", about {_duration(sum(known))} as measured before or planned" if any(known) else ""
     print(f"{len(order)} of {len(rows)} stages to build{total}")
-
-
-def _outlooks(survey: Survey) -> dict[str, Outlook]:
-    """What each stage that is asked for says it will need."""
-    found: dict[str, Outlook] = {}
-    for name, node in survey.config.nodes.items():
-        if name not in survey.closure or node.stage.plan is None:
-            continue
-        inputs = {
-            role: Upstream(survey.config.nodes[upstream].params, found[upstream].hands if upstream in found else None)
-            for role, upstream in node.needs.items()
-        }
-        outlook = node.stage.plan(node.params, node.run, node.assumed, inputs, _manifests(survey.store, node.stage.name))
-        if outlook is not None:
-            found[name] = outlook
-    return found
 
 
 def why(config: Config) -> None:
@@ -256,14 +240,8 @@ def _survey(config: Config) -> Survey:
 
 def _expected(store: Store, stage: str) -> float | None:
     """How long the stage's latest published artifact took, in seconds."""
-    manifests = _manifests(store, stage)
+    manifests = store.manifests(stage)
     return manifests[-1]["elapsed_s"] if manifests else None
-
-
-def _manifests(store: Store, stage: str) -> list[dict[str, Any]]:
-    """Of the stage's published artifacts, the latest last."""
-    found = [manifest for mark in store.fingerprints(stage) if (manifest := store.manifest(stage, mark))]
-    return sorted(found, key=lambda manifest: str(manifest["started"]))
 
 
 def _duration(seconds: float) -> str:

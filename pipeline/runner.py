@@ -17,6 +17,7 @@ from pipeline.config import Config, Node
 from pipeline.errors import UserError, mendable
 from pipeline.identity import digest, plain
 from pipeline.lease import Fence, Lease, LeaseLost, acquire
+from pipeline.outlooks import outlooks
 from pipeline.progress import Console, Progress
 from pipeline.provenance import provenance
 from pipeline.runs import Run
@@ -40,6 +41,8 @@ def run(config: Config, overrides: Sequence[str]) -> Survey:
     store = Store(config.root)
     survey = Survey(config, store, hash_sources=True)
     order = to_build(survey)
+    if order:
+        outlooks(survey, building=order)  # what cannot be made is refused before what it is made from is
     current = Run.of(config)
     current.begin(survey, overrides)
     with Console(current.events):

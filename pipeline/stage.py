@@ -324,8 +324,8 @@ def stage(
                 or PlanOnly where a plan can still be made
     resolve     called with the params and the keys that the command line sets: gives the params with those filled in that follow from
                 others, and a line for each; what comes out is the identity
-    plan        called by `plan` with params, run settings, assumptions, inputs by role and the manifests of this stage's artifacts;
-                gives an Outlook
+    plan        called by `plan` and before a run with params, run settings, assumptions, inputs by role and the manifests of this
+                stage's artifacts; gives an Outlook, or raises PlanOnly where its inputs will not do
     assumes     dataclass of the assumptions, set under `planning`; never identity
     """
 

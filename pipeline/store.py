@@ -71,6 +71,11 @@ class Store:
         """Every fingerprint of a stage that was ever begun."""
         return [name for name in storage.folders(self.stage_directory(stage)) if name not in RESERVED]
 
+    def manifests(self, stage: str) -> list[dict[str, Any]]:
+        """Of the stage's published artifacts, the latest last."""
+        found = [manifest for mark in self.fingerprints(stage) if (manifest := self.manifest(stage, mark))]
+        return sorted(found, key=lambda manifest: str(manifest["started"]))
+
     def manifest(self, stage: str, fingerprint: str) -> dict[str, Any] | None:
         """The artifact's manifest, or None while it has none."""
         path = self.directory(stage, fingerprint) / "manifest.json"

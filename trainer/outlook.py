@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stage import Outlook, Upstream
+from pipeline.stage import Outlook, PlanOnly, Upstream
 from trainer.engine import Optimization, TrainRun
 from trainer.model.config import ModelConfig
 from trainer.planning import Assumptions, Estimate, Parameters, Training, chinchilla_ratio, count_parameters, estimate
@@ -123,14 +123,14 @@ def plan_reinforcement(
 def plan_upcycling(
     params: UpcycleParams, run: Any, assumptions: Any, inputs: Mapping[str, Upstream], manifests: Sequence[Mapping[str, Any]]
 ) -> Outlook | None:
-    """The parameters of the mixture of experts, or why there can be none."""
+    """The parameters of the mixture of experts. PlanOnly where there can be none."""
     dense = inputs["model"].hands
     if not isinstance(dense, ModelConfig):
         return None
     try:
         config = params.model.shape(dense)
     except ValueError as error:
-        return Outlook({}, (f"cannot be made: {error}",))
+        raise PlanOnly(f"upcycle.model: {error}") from None
     parameters = count_parameters(config)
     line = f"{counted(parameters.total)} parameters ({counted(parameters.active)} active) from {counted(count_parameters(dense).total)}"
     return Outlook({"parameters": parameters.plain()}, (line,), hands=config)

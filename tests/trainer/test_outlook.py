@@ -76,7 +76,11 @@ def test_a_shape_is_handed_on_to_what_is_trained_from_it(tmp_path: Path, capsys:
     assert found["experts"]["flops"] > found["dense"]["flops"]
     command = "crawl2chat plan recipe=upcycled target=experts model.architecture=llama"
     plan(configured(command, tmp_path))
-    assert "cannot be made: qwen3_moe normalises queries and keys, llama does not" in capsys.readouterr().out
+    refused = "upcycle.model: qwen3_moe normalises queries and keys, llama does not; set architecture=glm4_moe"
+    assert refused in capsys.readouterr().out
+    with pytest.raises(PlanOnly, match=re.escape(refused)):
+        run(configured(command, tmp_path), [])
+    assert not list((tmp_path / "store").glob("*/*/spec.json"))
 
 
 def test_the_command_gives_gpt3s_published_flops_time_and_money(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
