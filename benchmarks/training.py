@@ -378,7 +378,7 @@ def huggingface_trainer(measuring: Measuring, zero: int, turn: Callable[[], None
         return qwen3_inputs(TokenBatch(inputs, targets, documents))
 
     config = deepspeed_config(SETTINGS, TrainRun(zero=zero, micro_batch=measuring.micro_batch))
-    del config["managed_gradient_accumulation"]  # accelerate counts micro-batches itself
+    del config["managed_gradient_accumulation"], config["gradient_allreduce_op"]  # it counts micro-batches and averages itself
     with shared_folder(measuring.directory) as folder:
         arguments = TrainingArguments(
             output_dir=str(folder), max_steps=measuring.steps, per_device_train_batch_size=measuring.micro_batch, use_cpu=True,

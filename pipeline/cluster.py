@@ -15,7 +15,8 @@ from msgspec import Meta
 from pipeline.errors import UserError
 
 CONNECT_TIMEOUT_S = float(os.environ.get("CRAWL2CHAT_CONNECT_TIMEOUT_S", "60"))
-PASSED_ON = ("CRAWL2CHAT_",)  # environment of the driver that its workers see on a cluster that it did not start
+HIDE_GPUS = "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"  # Ray's word for: a task that asked for no GPU sees none
+PASSED_ON = ("CRAWL2CHAT_", HIDE_GPUS)  # environment of the driver that its workers see on a cluster that it did not start
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def connect(cluster: ClusterConfig) -> None:
 def _initialize(cluster: ClusterConfig, token: Path) -> None:
     import ray
 
+    os.environ.setdefault(HIDE_GPUS, "1")
     environment = {name: value for name, value in os.environ.items() if name.startswith(PASSED_ON)}
     if cluster.kind == "existing":
         _join(cluster.address, environment)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from pipeline import storage
 from pipeline.files import File
 from pipeline.lease import Fence
+
+READERS = 8
 
 
 @dataclass(frozen=True)
@@ -65,10 +68,14 @@ class Trajectory:
         record = storage.read(Path(checkpoint.directory, "COMPLETE"))
         if record is None:
             return f"{checkpoint.directory}: retired"
-        for name, (size, sha256) in json.loads(record)["files"].items():
-            path = Path(checkpoint.directory, name)
-            if not path.is_file() or path.stat().st_size != size or File.of(name, path).sha256 != sha256:
+        files = json.loads(record)["files"]
+        paths = {name: Path(checkpoint.directory, name) for name in files}
+        for name, path in paths.items():
+            if not path.is_file() or path.stat().st_size != files[name][0]:
                 return f"{path}: missing or not the file that was saved"
+        for file in hashed(paths):
+            if file.sha256 != files[file.name][1]:
+                return f"{file.path}: missing or not the file that was saved"
         return None
 
     def begin(self, step: int) -> str:
@@ -83,11 +90,10 @@ class Trajectory:
         The newest `last` stay and, beside them, those of the steps in `keep` (a best one).
         """
         folder = self._own(step)
-        files = {}
-        for path in storage.walk(folder):
+        paths = {path.relative_to(folder).as_posix(): path for path in storage.walk(folder)}
+        for path in paths.values():
             storage.sync_file(path)
-            file = File.of(path.relative_to(folder).as_posix(), path)
-            files[file.name] = [file.bytes, file.sha256]
+        files = {file.name: [file.bytes, file.sha256] for file in hashed(paths)}
         self.fence.check()
         record = {"step": step, "facts": dict(facts), "files": files}
         storage.create(folder / "COMPLETE", json.dumps(record, sort_keys=True, indent=1).encode())
@@ -124,3 +130,9 @@ class Trajectory:
     def _remove(self, folder: Path) -> None:
         storage.delete(folder / "COMPLETE")
         storage.remove_tree(folder)
+
+
+def hashed(paths: Mapping[str, Path]) -> Iterator[File]:
+    """The files by name, several read at a time: all ranks wait while one hashes what they have written together."""
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from pool.map(File.of, paths, paths.values())

@@ -1,8 +1,9 @@
 """DeepSpeed: its configuration out of params and run settings, what is refused beforehand, and the engine itself.
 
 Three things are taken out of DeepSpeed's hands. The learning rate is set here from the step's number (its scheduler stands
-still when a step is skipped). The loss is divided by global counts before it reaches the engine, whose own averaging over
-ranks is undone. How many micro-batches make a step is the loop's affair (`managed_gradient_accumulation` off).
+still when a step is skipped). The loss is divided by global counts before it reaches the engine, which adds gradients up over
+ranks (stage 3 can only average; there it is undone). How many micro-batches make a step is the loop's affair
+(`managed_gradient_accumulation` off).
 """
 
 from __future__ import annotations
@@ -160,6 +161,7 @@ def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "zero_optimization": zero,
+        "gradient_allreduce_op": "mean" if run.zero == 3 else "sum",
         "gradient_clipping": settings.clip,
         "checkpoint": {"tag_validation": "Fail"},
         "steps_per_print": 10**9,
@@ -169,6 +171,8 @@ def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
         config["fp16"] = {"enabled": True, "loss_scale": 0}  # dynamic
     if settings.precision == "bf16":
         config["bf16"] = {"enabled": True}
+        config["communication_data_type"] = "fp32"  # sums over ranks; fp16 is sent as it is, which its loss scale allows for
+    if settings.precision != "fp32":
         config["data_types"] = {"grad_accum_dtype": "fp32"}
     return config
 
@@ -179,7 +183,7 @@ class Engine:
     def __init__(self, module: nn.Module, settings: Optimization, run: TrainRun, total_steps: int) -> None:
         import torch
 
-        self.settings, self.total_steps = settings, total_steps
+        self.settings, self.run, self.total_steps = settings, run, total_steps
         deepspeed = import_deepspeed(next(module.parameters()).device)
         if run.zero == 3:
             from deepspeed.utils import set_z3_leaf_modules
@@ -199,14 +203,23 @@ class Engine:
         config["zero_optimization"]["reduce_bucket_size"] = min(REDUCE_BUCKET, sum(map(elements, parameters)))
         with redirect_stdout(io.StringIO()):  # at bf16 it prints its memory, part by part
             self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
-        self.world = self.deepspeed.world_size
+        self.averaged_over = self.deepspeed.world_size if run.zero == 3 else 1
+        if self.deepspeed.world_size == 1 and not run.gpus_per_worker:
+            self._reduce_nothing()
+
+    def _reduce_nothing(self) -> None:
+        """A single rank has nothing to add up: DeepSpeed would copy the gradients into one buffer and back."""
+        if self.run.zero == 0:
+            self.deepspeed.enable_backward_allreduce = False
+        elif self.run.zero < 3:
+            self.deepspeed.optimizer.buffered_reduce_fallback = lambda *_, **__: None
 
     def forward(self, *inputs: Any) -> Any:
         return self.deepspeed(*inputs)
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of one micro-batch; the sum over micro-batches and ranks is what `step` applies."""
-        self.deepspeed.backward(loss * self.world, scale_wrt_gas=False)
+        self.deepspeed.backward(loss * self.averaged_over, scale_wrt_gas=False)
 
     def step(self, number: int) -> float | None:
         """Apply the gradients at this step's learning rate; returns their norm before clipping, or None where fp16 had no room for
@@ -232,8 +245,8 @@ class Engine:
         return files
 
     def read_universal(self, read: Callable[[], None]) -> None:
-        """Call `read` while DeepSpeed takes what it loads for a universal checkpoint, and mend what it leaves wrong: at stage 3 all
-        parameters share one count of steps, which then grows for each of them, and one weight decay."""
+        """Call `read` while DeepSpeed takes what it loads for a universal checkpoint, and mend what it leaves wrong: counts of steps on
+        the CPU whatever the device; at stage 3 all parameters share one count, which then grows for each of them, and one weight decay."""
         optimizer = self.deepspeed.optimizer.optimizer
         decays = [group["weight_decay"] for group in optimizer.param_groups]
         self.deepspeed._config.load_universal_checkpoint = True
@@ -241,8 +254,8 @@ class Engine:
             read()
         finally:
             self.deepspeed._config.load_universal_checkpoint = False
-        for state in optimizer.state.values():
-            state["step"] = state["step"].clone()
+        for parameter, state in optimizer.state.items():
+            state["step"] = state["step"].to(parameter.device, copy=True)
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay
 
@@ -286,15 +299,35 @@ def elements(parameter: Tensor) -> int:
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
-def full_state(model: Transformer, keep: bool = True) -> dict[str, Tensor]:
-    """All weights by name, on the CPU, whatever their sharding; none where not `keep`. Every rank must call it. A rank that keeps
-    nothing holds no more than one whole parameter at a time."""
+def full_state(model: Transformer, keep: bool = True, device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """All weights by name, copied to a device, whatever their sharding; none where not `keep`. Every rank must call it. A rank that
+    keeps nothing holds no more than one whole parameter at a time."""
     found = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         with made_whole([tensor]):
             if keep:
-                found[name] = tensor.detach().to("cpu", copy=True)
+                found[name] = tensor.detach().to(device, copy=True)
     return found
+
+
+def copied(model: Transformer, keep: bool = True) -> Transformer:
+    """A whole copy of a model, sharded or not, on its device and in its precision; where not `keep`, one without weights. Every rank
+    must call it."""
+    from trainer.model.transformer import Transformer
+
+    state = full_state(model, keep, model.model.norm.weight.device)
+    copy = Transformer(model.config, seed=None)
+    if keep:
+        copy.load_state_dict(state, assign=True)
+    if model.config.tie_word_embeddings:
+        copy.lm_head.weight = copy.model.embed_tokens.weight
+    return copy
+
+
+def whole(model: Transformer, keep: bool = True) -> Transformer:
+    """The model itself, or where its weights are sharded a copy as of `copied`, for a rank to use without the others: in a sharded model
+    all ranks meet at every layer. Every rank must call it."""
+    return copied(model, keep) if is_sharded(next(model.parameters())) else model
 
 
 def gathered(model: Transformer) -> AbstractContextManager[None]:
@@ -326,6 +359,8 @@ def set_up_device(run: TrainRun) -> torch.device:
 
     torch.set_num_threads(run.threads)
     if run.gpus_per_worker:
+        if run.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or its matrix products are refused
         torch.use_deterministic_algorithms(run.deterministic)
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
@@ -338,6 +373,7 @@ def import_deepspeed(device: torch.device) -> Any:
     import deepspeed
 
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    # gloo serves as well, and this operation would be compiled for minutes at its first use
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if device.type == "cpu":
+        # gloo serves as well, and this operation would be compiled for minutes at its first use
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed

@@ -21,8 +21,10 @@ if TYPE_CHECKING:
     from trainer.model.transformer import Settle, Transformer
 
 IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback", "ControllerMetricsCallback", "WorkerMetricsCallback")
-# what gloo and NCCL say on the ranks that are left
-PEER_LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Timed out waiting", "NCCL")
+# what gloo and NCCL say on the ranks that are left, and CUDA on one whose GPU has failed
+RANK_LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Timed out waiting", "NCCL", "CUDA error")
+ASSERTED = "device-side assert"  # a CUDA error that is a mistake in data or code
+COLLECTIVE_TIMEOUT_S = 2 * 3600  # rank 0 hashes a whole checkpoint while the others wait
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                 train_loop_config={"training": training},
                 scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=resources),
                 run_config=RunConfig(name=f"{name}-{failures}", storage_path=storage),
-                torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+                torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
             )
             try:
                 with stopping_at_a_checkpoint(training):
@@ -205,7 +207,9 @@ def _cause(failures: Mapping[int, Exception]) -> Exception:
 def lost(error: Exception) -> bool:
     """Whether this is the sign of a rank or node that went away, not of a mistake in data or code."""
     from_ray = type(error).__module__.startswith("ray.")
-    return from_ray or isinstance(error, ConnectionError) or any(mark in str(error) for mark in PEER_LOST)
+    if from_ray or isinstance(error, ConnectionError):
+        return True
+    return ASSERTED not in str(error) and any(mark in str(error) for mark in RANK_LOST)
 
 
 def check_resources(name: str, resources: Mapping[str, float], workers: int) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer import checkpoint
-from trainer.engine import Engine, Optimization, Stopped, TrainRun, full_state, gathered
+from trainer.engine import Engine, Optimization, Stopped, TrainRun, full_state, whole
 from trainer.guard import WINDOW, Guard
 from trainer.guard import problem as guard_problem
 from trainer.model.moe import Balancer
@@ -68,8 +68,8 @@ class Task(ABC):
 
     @abstractmethod
     def micro_batches(self, step: int, model: Transformer) -> Sequence[Any]:
-        """This rank's share of the step's batch, at least one. `model` is live and whole, except at ZeRO stage 3, where it
-        is whole only inside `engine.gathered(model)`."""
+        """This rank's share of the step's batch, at least one. `model` is live and, except at ZeRO stage 3, whole; there
+        `engine.whole(model)` is."""
 
     @abstractmethod
     def validation_batches(self) -> Sequence[Any]:
@@ -371,8 +371,10 @@ class _Loop:
     def show(self, step: int) -> None:
         """Let people see what the model writes. Nothing here touches the training's random numbers."""
         self.scored.eval()
-        with gathered(self.scored.model), torch.no_grad():
-            self.seen.text(step, self.task.show(self.scored.model) if self.rank == 0 else "")
+        model = whole(self.scored.model, keep=self.rank == 0)
+        if self.rank == 0:
+            with torch.no_grad():
+                self.seen.text(step, self.task.show(model))
 
     def stopped(self) -> bool:
         """Whether the last `patience` validations brought nothing better than the best."""

@@ -261,9 +261,10 @@ def memory_per_device(
     gradient = 4 if precision == "fp32" or zero >= 2 else 6
     optimizer = 8 if precision == "fp32" and zero == 0 else 12
     weights, gradients, states = state_bytes(exact, zero, world, weight=width, gradient=gradient, optimizer=optimizer)
-    buffers = width * min(exact, REDUCE_BUCKET)
+    bucket = min(exact, REDUCE_BUCKET)
+    buffers = bucket * (2 if precision == "fp16" else 4)  # as they are sent: bf16 in fp32
     if (zero == 2 or (zero == 1 and precision == "fp32")) and (offload or device != "cpu"):
-        buffers *= 2  # gathered in one place, and copied from there to be sent
+        buffers += bucket * width  # where they are gathered before
     if zero == 3:
         buffers += width * min(exact, LIVE_PARAMETERS)
     copied = states if zero == 3 else states + weights

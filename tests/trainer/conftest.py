@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.worlds import planted, pretraining, together, two_ranks_cases
+from tests.trainer.worlds import planted, pretraining, together, two_ranks_cases, write_tokenizer
 
 
 @pytest.fixture(scope="session")
@@ -14,5 +14,6 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory: Path = tmp_path_factory.mktemp("two-ranks")
     pretraining(directory)  # the ranks find the shards written
     planted(directory)
+    write_tokenizer(directory)
     found: dict[str, Any] = together(2, directory, two_ranks_cases, str(directory))[0]
     return {**found, "directory": directory}

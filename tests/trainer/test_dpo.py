@@ -13,13 +13,13 @@ from worlds import sharded, trajectory
 
 from pipeline.progress import Progress
 from pipeline.stage import UserError
-from trainer.data.preferences import Preference, answer_rows
+from trainer.data.preferences import PairIds, Preference, answer_rows
 from trainer.engine import Optimization, TrainRun, settling
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Plan, train
 from trainer.model.hf import load_model
 from trainer.objectives.dpo import PairLogProbs, likelihood_loss, margins, preference_loss
-from trainer.tasks.preference import PreferenceTask
+from trainer.tasks.preference import PreferenceTask, within
 
 log_probs = st.lists(st.floats(-60, -0.01), min_size=4, max_size=4)
 
@@ -27,6 +27,14 @@ log_probs = st.lists(st.floats(-60, -0.01), min_size=4, max_size=4)
 def pairs(chosen, rejected, reference_chosen, reference_rejected, tokens=(1,)):
     values = [torch.tensor(value, dtype=torch.float64) for value in (chosen, rejected, reference_chosen, reference_rejected, tokens)]
     return PairLogProbs(*values)
+
+
+@given(st.lists(st.integers(3, 60), max_size=30), st.integers(1, 300))
+def test_the_reference_reads_every_pair_once_and_no_more_tokens_at_once_than_allowed(lengths, tokens):
+    known = [PairIds((0,), (1,) * (length - 1), (1,)) for length in lengths]
+    parts = list(within(tokens, known))
+    assert [pair for part in parts for pair in part] == known and all(parts)
+    assert all(len(part) == 1 or 2 * len(part) * max(pair.length for pair in part) <= tokens for part in parts)
 
 
 def test_the_loss_is_log_two_while_the_policy_is_its_reference():

@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from pipeline.stage import UserError
 from tests.trainer.worlds import alone, pretraining, training
 from trainer.engine import Optimization, TrainRun, deepspeed_config, preflight
+from trainer.launch import lost
+from trainer.stages.tuning import GrpoParams, check_reinforcement
 
 SCHEDULES = ("constant", "cosine", "wsd", "1-sqrt")
 
@@ -46,6 +48,7 @@ def test_clipping_and_accumulation_are_always_explicit() -> None:
         assert "bf16" not in config and "scheduler" not in config
     half = deepspeed_config(Optimization(precision="bf16"), TrainRun())
     assert half["bf16"] == {"enabled": True} and half["data_types"] == {"grad_accum_dtype": "fp32"}
+    assert half["communication_data_type"] == "fp32"
 
 
 GPU: dict[str, Any] = {"gpus_per_worker": 1}
@@ -66,6 +69,27 @@ GPU: dict[str, Any] = {"gpus_per_worker": 1}
 def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend(precision: Any, run: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         preflight("sft", Optimization(precision=precision), TrainRun(**run))
+
+
+@pytest.mark.parametrize(
+    ("error", "gone"),
+    [
+        (RuntimeError("[gloo/transport/tcp/pair.cc:554] Connection closed by peer"), True),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
+        (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
+        (ValueError("a mistake"), False),
+    ],
+)
+def test_ranks_that_are_lost_are_told_from_mistakes(error: Exception, gone: bool) -> None:
+    assert lost(error) == gone
+
+
+def test_draws_on_gpus_that_are_to_be_deterministic_are_refused() -> None:
+    run = TrainRun(gpus_per_worker=1, deterministic=True)
+    with pytest.raises(UserError, match=r"grpo\.run\.deterministic=true: GPUs add up .*; set it to false"):
+        check_reinforcement("grpo", GrpoParams(), run, (), ())
+    check_reinforcement("grpo", GrpoParams(), TrainRun(deterministic=True), (), ())
 
 
 def test_what_is_sound_is_not_refused() -> None:

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.inference.generator import generate, stream
+from trainer.inference import generator
+from trainer.inference.generator import generate, generate_batch, stream
 from trainer.inference.sampling import Sampling, derive_seed, draw, seed_array, uniforms
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
@@ -49,6 +50,22 @@ def test_a_batch_of_unequal_prompts_gives_what_each_gives_alone_without_a_cache(
         assert list(completion.ids) == ids
         assert list(completion.log_probs) == pytest.approx(log_probs, abs=1e-4)
         assert completion.finished == (ids[-1] in stop_ids)
+
+
+def test_no_more_rows_are_cached_at_once_than_there_is_room_for(model, monkeypatch):
+    prompts, seeds = [[1, 2, 3], [4], [5, 6]] * 4, range(12)
+    rows = []
+
+    def counted(model, prompts, *others):
+        rows.append(len(prompts))
+        return generate_batch(model, prompts, *others)
+
+    monkeypatch.setattr(generator, "generate_batch", counted)
+    at_once = generate(model, prompts, seeds, stop_ids=(), max_new_tokens=8, sampling=PLAIN)
+    # 11 columns of two layers, keys and values of two heads, 8 wide, in fp32
+    monkeypatch.setattr(generator, "CACHE_BYTES", 5 * 11 * 2 * 2 * 2 * 8 * 4 + 1)
+    few = generate(model, prompts, seeds, stop_ids=(), max_new_tokens=8, sampling=PLAIN)
+    assert rows == [12, 5, 5, 2] and [one.ids for one in few] == [one.ids for one in at_once]
 
 
 def test_samples_of_one_prompt_differ_by_their_seed_only(model):

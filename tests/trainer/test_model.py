@@ -148,6 +148,19 @@ def test_layers_computed_again_give_the_same_gradients_bit_for_bit(config: Model
         assert torch.equal(results[0][2].tokens, results[1][2].tokens)
 
 
+@pytest.mark.parametrize(("heads", "queries", "keys"), [(4, 300, 300), (2, 300, 300), (4, 129, 200), (4, 5, 200), (4, 1, 7)])
+def test_queries_by_blocks_attend_as_all_at_once_do(heads: int, queries: int, keys: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, queries, 8), (2, heads, keys, 8), (2, heads, keys, 8)]
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
+    documents = torch.stack([torch.arange(keys) // 37, torch.zeros(keys)])
+    mask = document_mask(documents, torch.float64)[:, :, keys - queries :]
+    found = []
+    for attended in (attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)):
+        found.append((attended.detach(), *torch.autograd.grad(attended.square().sum(), (q, k, v))))
+    torch.testing.assert_close(found[0], found[1])
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # meant for GPUs, exact here
 @pytest.mark.parametrize("heads", [4, 2, 1])
 def test_masks_by_blocks_attend_as_the_exact_ones_do(heads: int) -> None:

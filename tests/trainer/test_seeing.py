@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.trainer.worlds import alone, equal, pretraining, training, trajectory
+from tests.trainer.worlds import alone, equal, pretraining, training, trajectory, write_tokenizer
 from trainer.engine import TrainRun
 
 
@@ -28,13 +28,9 @@ def test_every_step_is_told_with_its_speed_and_what_is_read(tmp_path: Path) -> N
 def test_tensorboard_profile_and_texts_are_written_and_change_nothing(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    from data_prep.tokenizer import train
-
     plain = alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(workers=1), name="plain"))
-    (tmp_path / "tokenizer").mkdir()
-    (tmp_path / "tokenizer" / "tokenizer.model").write_bytes(train(["ab cd"] * 9, vocab_size=284))
     run = TrainRun(workers=1, tensorboard=True, show_every=3, profile_step=2)
-    task = pretraining(tmp_path, tokenizer=str(tmp_path / "tokenizer"))
+    task = pretraining(tmp_path, tokenizer=str(write_tokenizer(tmp_path)))
     shown = alone(lambda: training(tmp_path, task, run, name="shown"))
     assert equal(plain, shown)
     folder = Path(trajectory(tmp_path, "shown").directory)
@@ -46,6 +42,11 @@ def test_tensorboard_profile_and_texts_are_written_and_change_nothing(tmp_path: 
     assert json.loads((folder / "profile" / "step-2-rank-0.json").read_text())["traceEvents"]
     texts = events(tmp_path, "shown", "sample")
     assert [text["done"] for text in texts] == [3, 6] and all(text["text"].count(" -> ") == 3 for text in texts)
+
+
+def test_one_of_two_ranks_writes_texts_whether_weights_are_sharded_or_not(two_ranks: dict[str, Any]) -> None:
+    texts = [[(text["done"], text["text"]) for text in events(two_ranks["directory"], f"shown-{zero}", "sample")] for zero in (1, 3)]
+    assert [done for done, _ in texts[0]] == [2, 4, 6] and texts[0] == texts[1]
 
 
 def test_what_is_not_installed_is_named(tmp_path: Path) -> None:

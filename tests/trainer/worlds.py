@@ -58,6 +58,15 @@ def write_shard(directory: Path, name: str, split: str, documents: int, seed: in
     return tuple(File.of(file.relative_to(directory).as_posix(), file) for file in (path, index, table))  # type: ignore[return-value]
 
 
+def write_tokenizer(directory: Path) -> Path:
+    """A folder with a tokenizer whose first VOCABULARY ids can be decoded."""
+    from data_prep.tokenizer import train
+
+    (directory / "tokenizer").mkdir(exist_ok=True)
+    (directory / "tokenizer" / "tokenizer.model").write_bytes(train(["ab cd"] * 9, vocab_size=284))
+    return directory / "tokenizer"
+
+
 def pretraining(directory: Path, kind: type[Pretraining] = Pretraining, **changes: Any) -> Pretraining:
     train_files = [file for number in range(2) for file in write_shard(directory, f"part-{number}", "train", 40, seed=number)[:2]]
     *held_out, table = write_shard(directory, "part-0", "validation", 12, seed=9)
@@ -223,7 +232,8 @@ def equal(first: Outcome, second: Outcome) -> bool:
 def two_ranks_cases(directory: str) -> dict[str, Any]:
     """`weights`: those of 4 steps at each ZeRO stage with 7 rows on two ranks in micro-batches of 3, so that one rank has a
     micro-batch less. `exact`: whether resuming gives the same bits, by precision and stage. `events`: notes of set-aside
-    checkpoints. `crowded`: what is said where the last rank has no room. `gradients` and `curves`: see there."""
+    checkpoints. `crowded`: what is said where the last rank has no room. `gradients` and `curves`: see there. The trainings
+    `shown-1` and `shown-3` let texts be read."""
     folder = Path(directory)
     weights, exact = {}, {}
     for zero in range(4):
@@ -246,6 +256,10 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
     undone = training(
         folder, planted(folder), TrainRun(zero=2, checkpoint_every=10), name="planted", settings=settings, steps=92, guard=Guard()
     ).state.skipped
+    # rank 0 writes texts meanwhile, the other does not
+    for zero in (1, 3):
+        task = pretraining(folder, tokenizer=str(folder / "tokenizer"))
+        training(folder, task, TrainRun(zero=zero, show_every=2), name=f"shown-{zero}")
     try:
         with crowded() as kind:
             training(folder, pretraining(folder, kind=kind), TrainRun(zero=2, checkpoint_every=2), name="full")

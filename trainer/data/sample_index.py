@@ -184,9 +184,9 @@ def pack(segments: Sequence[Segment], length: int) -> list[list[Segment]]:
     return rows
 
 
-def padded(packed: Sequence[Sequence[Segment]]) -> Rows:
-    """Rows of segments as arrays as wide as the widest row; the rest is padding with targets and documents IGNORED."""
-    rows = Rows.padding(len(packed), max((sum(len(segment.inputs) for segment in row) for row in packed), default=0))
+def padded(packed: Sequence[Sequence[Segment]], width: int = 0) -> Rows:
+    """Rows of segments as arrays of this width, 0: as wide as the widest row; the rest is padding with targets and documents IGNORED."""
+    rows = Rows.padding(len(packed), width or max((sum(len(segment.inputs) for segment in row) for row in packed), default=0))
     for place, segments in enumerate(packed):
         at = 0
         for number, segment in enumerate(segments):

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from trainer.model.transformer import KeyValueCache, Transformer
 
+CACHE_BYTES = 8 << 30  # of keys and values at once
+ROWS_AT_ONCE = 256
 COMPACT_BELOW = 0.8  # finished rows leave the batch once fewer than this share of its rows still run
 
 
@@ -42,7 +44,7 @@ def generate(
     stop_ids: Collection[int],
     max_new_tokens: int,
     sampling: Sampling,
-    batch_rows: int = 256,
+    batch_rows: int = ROWS_AT_ONCE,
 ) -> list[Completion]:
     """A completion for each (prompt, seed), in order. Equal prompts of a batch are read only once.
 
@@ -58,6 +60,9 @@ def generate(
             raise ValueError(f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones do not fit the context of {context}")
     was_training = model.training
     model.eval()
+    column = model.config.num_hidden_layers * 2 * model.config.num_key_value_heads * model.config.head_dim
+    columns = max(map(len, prompts), default=0) + max_new_tokens
+    batch_rows = max(1, min(batch_rows, CACHE_BYTES // (columns * column * model.model.norm.weight.element_size())))
     completions: list[Completion] = []
     with torch.inference_mode():
         for start in range(0, len(prompts), batch_rows):

@@ -16,6 +16,8 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex
 
 from trainer.model.config import ModelConfig, RopeScaling
 
+QUERIES_AT_ONCE = 128  # on CPUs
+
 
 def document_positions(document_ids: Tensor) -> Tensor:
     """[b, s] → [b, s]: positions that start again at 0 with every document."""
@@ -60,8 +62,18 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> 
         flexible = _compiled(flex_attention) if q.is_cuda else flex_attention
         attended: Tensor = flexible(q, k, v, block_mask=mask, enable_gqa=grouped)
         return attended
-    causal = mask is None and q.shape[2] > 1
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
+    if mask is None or q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=grouped)
+    # a CPU's kernel computes what the mask hides as well: queries go by blocks, with no keys that are after the block
+    parts, before = [], k.shape[2] - q.shape[2]
+    for first in range(0, q.shape[2], QUERIES_AT_ONCE):
+        own = slice(first, first + QUERIES_AT_ONCE)
+        seen = slice(0, before + own.stop)
+        part = F.scaled_dot_product_attention(
+            q[:, :, own], k[:, :, seen], v[:, :, seen], attn_mask=mask[:, :, own, seen], enable_gqa=grouped
+        )
+        parts.append(part)
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
 @functools.cache

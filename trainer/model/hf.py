@@ -96,7 +96,7 @@ def complete_model(
 ) -> list[str]:
     """Write what a directory with weights lacks, and return the names of all its files, sorted. Same arguments, same bytes.
 
-    dtype      of the weights: float32, bfloat16
+    dtype      of the weights: float32, bfloat16, float16
     tokenizer  directory whose tokenizer files are copied
     end_ids    ids that end a generation, the document's end first
     card       README.md: what the model is and what it was made from
@@ -118,22 +118,30 @@ def complete_model(
 
 def load_config(directory: str | Path) -> ModelConfig:
     """Raises UserError where the directory has no config.json this project can run."""
+    return from_huggingface(_read_config(directory), str(Path(directory, "config.json")))
+
+
+def _read_config(directory: str | Path) -> dict[str, Any]:
     path = Path(directory, "config.json")
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no readable config.json ({error}); give a Hugging Face model directory") from None
-    return from_huggingface(values, str(path))
+    return values
 
 
 def load_for_inference(directory: str | Path) -> Transformer:
-    """The model of a directory, on the GPU that this process sees, else on the CPU. UserError as for `load_model`."""
+    """The model of a directory, in the precision it was saved in on the GPU that this process sees, else in fp32 on the CPU. UserError
+    as for `load_model`."""
     import torch
 
     from trainer.model.transformer import on
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_model(directory, on(device))[0].to(device).eval()
+    if not torch.cuda.is_available():
+        return load_model(directory)[0].eval()
+    values = _read_config(directory)
+    dtype = getattr(torch, values.get("dtype") or values.get("torch_dtype") or "float32")
+    return load_model(directory, on("cuda", dtype))[0].to("cuda").eval()
 
 
 def load_model(directory: str | Path, settle: Settle | None = None) -> tuple[Transformer, ModelConfig]:

@@ -29,10 +29,11 @@ class ChunkedLogProbs(torch.autograd.Function):
         few = any(ctx.needs_input_grad) and len(targets) * len(weight) <= LOGITS_KEPT
         for rows in _spans(len(targets), chunk):
             logits = F.linear(hidden[rows], weight).to(log_probs.dtype).div_(temperature)
-            normaliser[rows] = logits.logsumexp(dim=-1)
-            log_probs[rows] = logits.gather(1, targets[rows, None])[:, 0] - normaliser[rows]
+            scores = logits.log_softmax(dim=-1)  # one pass, where logsumexp takes three
+            log_probs[rows] = scores.gather(1, targets[rows, None])[:, 0]
+            normaliser[rows] = logits.gather(1, targets[rows, None])[:, 0] - log_probs[rows]
             if few:
-                kept.append(logits)
+                kept.append(scores)
         ctx.save_for_backward(hidden, weight, targets, normaliser, *kept)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.set_materialize_grads(False)
@@ -49,8 +50,11 @@ class ChunkedLogProbs(torch.autograd.Function):
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros(weight.shape, dtype=normaliser.dtype, device=weight.device)
         for number, rows in enumerate(_spans(len(targets), ctx.chunk)):
-            logits = kept[number] if kept else F.linear(hidden[rows], weight).to(normaliser.dtype).div_(ctx.temperature)
-            logit_gradient = (logits - normaliser[rows, None]).exp_().mul_(of_p[rows, None] / ctx.temperature)
+            if kept:
+                p = kept[number].exp()
+            else:
+                p = F.linear(hidden[rows], weight).to(normaliser.dtype).div_(ctx.temperature).sub_(normaliser[rows, None]).exp_()
+            logit_gradient = p.mul_(of_p[rows, None] / ctx.temperature)
             logit_gradient.scatter_add_(1, targets[rows, None], of_log_probs[rows, None] / ctx.temperature)
             logit_gradient = logit_gradient.to(weight.dtype)
             hidden_gradient[rows] = logit_gradient @ weight

@@ -194,7 +194,9 @@ class Backbone(nn.Module):
                 # nothing in a block is random, so no state of a generator needs to be kept
                 x, load = checkpoint(block, x, cos, sin, mask, cache, counted, use_reentrant=False, preserve_rng_state=False)
             else:
-                x, load = block(x, cos, sin, mask, cache, counted)
+                # what is generated grows by a token each time: no compiled layer would serve twice
+                layer = block if cache is None else block.forward
+                x, load = layer(x, cos, sin, mask, cache, counted)
             if load is not None:
                 loads.append(load)
         return self.norm(x), loads

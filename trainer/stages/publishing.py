@@ -28,7 +28,7 @@ def publish_model(
     names = complete_model(
         ctx.directory,
         config,
-        dtype="bfloat16" if precision == "bf16" else "float32",
+        dtype={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision],
         tokenizer=tokenizer_directory,
         end_ids=ends,
         pad_id=tokenizer.eos_id,

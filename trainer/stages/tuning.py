@@ -154,7 +154,14 @@ class GrpoParams(Optimization):
     seed: Seed = 0
 
 
-@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=preflight, plan=plan_reinforcement, assumes=Assumptions)
+def check_reinforcement(name: str, params: GrpoParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
+    """Refuse what no GPU can do."""
+    preflight(name, params, run)
+    if run.deterministic and run.gpus_per_worker:
+        raise UserError(f"{name}.run.deterministic=true: GPUs add up probabilities in any order when tokens are drawn; set it to false")
+
+
+@stage(version=1, run=TrainRun, needs=("model", "prompts?"), check=check_reinforcement, plan=plan_reinforcement, assumes=Assumptions)
 def grpo(ctx: StageContext, params: GrpoParams) -> Metrics:
     """Train a model by reinforcement on prompts whose answers can be checked; publish its rollouts beside it."""
     from data_prep.tokenizer import Tokenizer

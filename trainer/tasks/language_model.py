@@ -291,6 +291,7 @@ def epoch_places(numbers: Sequence[int], size: int, seed: int) -> list[int]:
 def _batches(segments: Sequence[Segment], length: int, place: Place, text_bytes: int | None = None, end_id: int = -1) -> list[TokenBatch]:
     """Segments packed into rows and those into micro-batches. `text_bytes`, of all segments, is counted with the first."""
     rows = pack(segments, length)
-    parts = [padded(rows[at : at + place.micro_batch]) for at in range(0, len(rows), place.micro_batch)]
+    width = length if place.device.type == "cuda" else 0  # attention on GPUs is compiled for each width
+    parts = [padded(rows[at : at + place.micro_batch], width) for at in range(0, len(rows), place.micro_batch)]
     shares = [text_bytes, *([None if text_bytes is None else 0] * (len(parts) - 1))]
     return [TokenBatch.of(part, place.device, share, end_id) for part, share in zip(parts, shares, strict=False)]

@@ -16,7 +16,7 @@ from trainer.data.chat import ChatFormat
 from trainer.data.preferences import answer_rows
 from trainer.data.prompts import Prompt
 from trainer.data.records import read_records
-from trainer.engine import is_sharded, made_whole
+from trainer.engine import copied, whole
 from trainer.inference.sampling import Sampling
 from trainer.loop import Place, Task, Term
 from trainer.objectives.answers import answer_log_probs
@@ -187,31 +187,6 @@ def summed_over_ranks(values: Sequence[float], place: Place) -> list[float]:
     if place.world > 1:
         torch.distributed.all_reduce(total)
     found: list[float] = total.tolist()
-    return found
-
-
-def whole(model: Transformer) -> Transformer:
-    """The model itself, or a whole copy of it where ZeRO stage 3 has cut its weights up: ranks that sample answers of
-    different lengths must not meet in a collective at every layer."""
-    return copied(model) if is_sharded(next(model.parameters())) else model
-
-
-def copied(model: Transformer) -> Transformer:
-    """A whole copy of a model, sharded or not, on its device and in its precision. Every rank must call it."""
-    from trainer.model.transformer import Transformer, on
-
-    parameters = dict(model.named_parameters())
-
-    def read(name: str, tensor: Tensor) -> None:
-        with made_whole([parameters[name]]):
-            tensor.copy_(parameters[name])
-
-    norm = model.model.norm.weight
-    found = Transformer(model.config, seed=None)
-    found.fill(read, on(norm.device, norm.dtype))
-    found.to(norm.device)
-    for copy, buffer in zip(found.buffers(), model.buffers(), strict=True):
-        copy.copy_(buffer)
     return found
 
 

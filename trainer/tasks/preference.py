@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,8 @@ from trainer.tasks.language_model import epoch_places
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
-REFERENCE_ROWS = 64  # pairs scored at once by the reference: constant, so that its rounding does not depend on the ranks
+# tokens the reference reads at once, where not one pair has more: constant, so that its rounding does not depend on ranks and micro-batches
+REFERENCE_TOKENS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class PreferenceTask(Task):
         model.eval()
         scores = []
         with gathered(model), torch.no_grad():
-            for start in range(0, len(pairs), REFERENCE_ROWS):
-                batch = self._batch(pairs[start : start + REFERENCE_ROWS], None)
+            for part in within(REFERENCE_TOKENS, pairs):
+                batch = self._batch(part, None)
                 scores.append(answer_log_probs(model, batch.ids, batch.mask).sum(1).view(2, -1).T)
         return torch.cat(scores) if scores else torch.zeros(0, 2)
 
@@ -118,6 +119,18 @@ class PreferenceTask(Task):
             "chosen_drift": Term((chosen - reference_chosen).sum(), "pairs", 0.0),
             "rejected_drift": Term((rejected - reference_rejected).sum(), "pairs", 0.0),
         }
+
+
+def within(tokens: int, pairs: Sequence[PairIds]) -> Iterator[Sequence[PairIds]]:
+    """The pairs in order, cut into parts whose padded rows have no more tokens than that; a longer pair is a part of its own."""
+    start = longest = 0
+    for place, pair in enumerate(pairs):
+        longest = max(longest, pair.length)
+        if place > start and 2 * (place + 1 - start) * longest > tokens:
+            yield pairs[start:place]
+            start, longest = place, pair.length
+    if pairs:
+        yield pairs[start:]
 
 
 def load_pairs(paths: Sequence[str], chat: ChatFormat, context: int) -> list[PairIds]:
