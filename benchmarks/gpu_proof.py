@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 import tempfile
@@ -148,6 +149,8 @@ def what_is_missing() -> str:
         return "this PyTorch is built without NCCL: install one with it"
     if not torch.cuda.is_bf16_supported(including_emulation=False):
         return f"{torch.cuda.get_device_name(0)} has no bf16: run it on Ampere or later"
+    if not (shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")):
+        return "no C compiler, which Triton needs for attention on GPUs: install gcc"
     memory = min(torch.cuda.get_device_properties(number).total_memory for number in range(RANKS)) / 1e9
     if memory < 15:
         return f"needs GPUs with 16 GB, these have {memory:.0f}: run it on larger ones"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
 
+Sums = dict[str, tuple[float | Tensor, str]]  # by term: the sum of its numerators on this rank, and what it is divided by
 NORM, ASKED = "norm", "asked to stop"  # no terms are called so
 
 
@@ -286,7 +287,7 @@ class _Loop:
     def step(self, step: int) -> tuple[str | None, dict[str, float], float]:
         """One step; returns what was wrong with it, if anything, its values, and its tokens. What was wrong is no part of the state."""
         shared, denominators = self.share(list(self.task.micro_batches(step, self.scored.model)))
-        sums: dict[str, tuple[float, str]] = {}
+        sums: Sums = {}
         norm: float | None = 0.0
         if any(denominators.values()):
             self.scored.train()
@@ -297,7 +298,7 @@ class _Loop:
                 _add(sums, terms, counted)
             norm = self.engine.step(step)
         # whatever all ranks are to know of the step, in one go: they decide on it alike
-        told = {name: value for name, (value, _) in sums.items()}
+        told: dict[str, float | Tensor] = {name: value for name, (value, _) in sums.items()}
         told |= {NORM: (norm or 0.0) / self.world, ASKED: float(self.rank == 0 and self.trajectory.stop_request.exists())}
         totals = self.summed({**told, **self.saver.told()})
         self.saver.hear(totals)
@@ -352,7 +353,7 @@ class _Loop:
             # sharded weights make every forward pass a common one: whoever has no batch left repeats one, uncounted
             shared = [(batch, 1.0) for batch in mine] + [(batches[0], 0.0)] * (rounds - len(mine))
             denominators = self.denominators(shared, [name for batch in batches for name in self.task.counts(batch)])
-            sums: dict[str, tuple[float, str]] = {}
+            sums: Sums = {}
             self.scored.eval()
             with torch.no_grad():
                 for batch, counted in shared:
@@ -399,18 +400,19 @@ class _Loop:
                 counts[name] = counts.get(name, 0.0) + value * counted
         return self.summed(counts)
 
-    def named_alike(self, sums: Mapping[str, tuple[float, str]]) -> dict[str, tuple[float, str]]:
+    def named_alike(self, sums: Sums) -> Sums:
         """With the terms of all ranks, in the order of the first: a rank that had no batch of a kind adds nothing to its terms."""
         ranks: list[dict[str, str]] = [{} for _ in range(self.world)]
         dist.all_gather_object(ranks, {name: by for name, (_, by) in sums.items()})
         named = {name: by for terms in ranks for name, by in terms.items()}
         return {name: sums.get(name, (0.0, named[name])) for name in named}
 
-    def summed(self, values: Mapping[str, float]) -> dict[str, float]:
+    def summed(self, values: Mapping[str, float | Tensor]) -> dict[str, float]:
         """The sum over ranks of each value; the ranks' names are the same."""
-        tensor = torch.tensor(list(values.values()), dtype=torch.float64, device=self.device)
-        if values:
-            dist.all_reduce(tensor)
+        if not values:
+            return {}
+        tensor = torch.stack([torch.as_tensor(value, dtype=torch.float64, device=self.device) for value in values.values()])
+        dist.all_reduce(tensor)
         return dict(zip(values, tensor.tolist(), strict=True))
 
     def worth_saving(self, done: int) -> bool:
@@ -496,11 +498,12 @@ def _cut(form: Mapping[str, Any]) -> str:
     return f"{ranks} rank{'s' * (ranks != 1)} at ZeRO {form['zero']}"
 
 
-def _means(totals: Mapping[str, float], sums: Mapping[str, tuple[float, str]], denominators: Mapping[str, float]) -> dict[str, float]:
+def _means(totals: Mapping[str, float], sums: Sums, denominators: Mapping[str, float]) -> dict[str, float]:
     """Each term over all ranks; those whose denominator is 0 have no value."""
     return {name: totals[name] / denominators[by] for name, (_, by) in sums.items() if denominators[by] > 0}
 
 
-def _add(sums: dict[str, tuple[float, str]], terms: Mapping[str, tuple[Tensor, str]], counted: float) -> None:
+def _add(sums: Sums, terms: Mapping[str, tuple[Tensor, str]], counted: float) -> None:
+    """Without looking at the values: a GPU would have to be waited for."""
     for name, (value, by) in terms.items():
-        sums[name] = (sums.get(name, (0.0, by))[0] + float(value) * counted, by)
+        sums[name] = (sums.get(name, (0.0, by))[0] + value * counted, by)
