@@ -85,9 +85,24 @@ def test_ranks_and_stage_change_at_once(two_ranks: dict[str, Any]) -> None:
     together(2, directory, crossing, str(directory), 2, 2)
     alone(crossing, str(directory), 3, 4)
     back = together(2, directory, crossing, str(directory), 1, 6)[0]
-    told = (directory / "crossing.jsonl").read_text()
+    told = (directory / "crossing-fp32.jsonl").read_text()
     assert "from 2 ranks at ZeRO 2 to 1 rank at ZeRO 3" in told and "from 1 rank at ZeRO 3 to 2 ranks at ZeRO 1" in told
     assert all(torch.allclose(back.weights[name], tensor, rtol=0, atol=1e-6) for name, tensor in two_ranks["whole"][1].weights.items())
+
+
+@pytest.mark.proof
+def test_half_precision_goes_on_at_other_stages_and_on_other_ranks(two_ranks: dict[str, Any]) -> None:
+    directory = two_ranks["directory"]
+    whole = together(2, directory, crossing, str(directory), 1, 6, "bf16", "whole")[0].state
+    for zero, steps in ((1, 2), (3, 4), (2, 5)):
+        together(2, directory, crossing, str(directory), zero, steps, "bf16")
+    back = together(2, directory, crossing, str(directory), 1, 6, "bf16")[0].state
+    assert back.totals == whole.totals
+    assert back.history[-1]["validation"]["loss"] == pytest.approx(whole.history[-1]["validation"]["loss"], abs=1e-6)
+    for ranks, steps in ((2, 2), (1, 4), (2, 6)):
+        found = together(ranks, directory, crossing, str(directory), 1, steps, "bf16", "ranks")[0].state
+    assert found.totals == whole.totals
+    assert found.history[-1]["validation"]["loss"] == pytest.approx(whole.history[-1]["validation"]["loss"], abs=0.01)
 
 
 @pytest.mark.parametrize("zero", [1, 3])

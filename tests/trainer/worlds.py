@@ -308,10 +308,12 @@ def gradients(folder: Path) -> dict[str, tuple[float, dict[str, torch.Tensor]]]:
     return found
 
 
-def elastic(folder: Path, zero: int, *, steps: int, name: str = "elastic", under: str = "", **changes: Any) -> Outcome:
+def elastic(
+    folder: Path, zero: int, *, steps: int, name: str = "elastic", under: str = "", precision: Any = "fp32", **changes: Any
+) -> Outcome:
     """A training that ranks of any number may continue; its learning rates do not depend on how long it lasts."""
     run = TrainRun(zero=zero, micro_batch=2, checkpoint_every=1)
-    settings = Optimization(lr=1e-2, warmup_steps=2, schedule="constant")
+    settings = Optimization(lr=1e-2, warmup_steps=2, schedule="constant", precision=precision)
     return training(
         folder, pretraining(folder, **changes), run, name=under or f"{name}-{zero}", settings=settings, steps=steps, validate_every=2
     )
@@ -322,9 +324,9 @@ def continued(directory: str, stages: Sequence[int]) -> dict[int, Outcome]:
     return {zero: elastic(Path(directory), zero, steps=6) for zero in stages}
 
 
-def crossing(directory: str, zero: int, steps: int) -> Outcome:
+def crossing(directory: str, zero: int, steps: int, precision: str = "fp32", name: str = "crossing") -> Outcome:
     """One training, whatever the ranks and the stage."""
-    return elastic(Path(directory), zero, steps=steps, under="crossing")
+    return elastic(Path(directory), zero, steps=steps, under=f"{name}-{precision}", precision=precision)
 
 
 def golden_curves(folder: Path, name: str = "golden") -> dict[str, list[float]]:
