@@ -113,7 +113,10 @@ def test_experts_that_cannot_be_theirs_are_refused(tmp_path: Path, theirs: Path)
         Sparse(num_experts_per_tok=9)
 
 
-def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, theirs: Path) -> None:
+@pytest.mark.parametrize("content", [None, "{", "[]"])
+def test_a_folder_that_is_no_model_is_refused(tmp_path: Path, theirs: Path, content: str | None) -> None:
     (theirs / "config.json").unlink()
+    if content is not None:
+        (theirs / "config.json").write_text(content)
     with pytest.raises(UserError, match=r"config\.json: no readable config\.json"):
         adopted(tmp_path, theirs)

@@ -124,7 +124,9 @@ def load_config(directory: str | Path) -> ModelConfig:
 def _read_config(directory: str | Path) -> dict[str, Any]:
     path = Path(directory, "config.json")
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: no readable config.json ({error}); give a Hugging Face model directory") from None
     return values
@@ -140,7 +142,7 @@ def load_for_inference(directory: str | Path) -> Transformer:
     if not torch.cuda.is_available():
         return load_model(directory)[0].eval()
     values = _read_config(directory)
-    dtype = getattr(torch, values.get("dtype") or values.get("torch_dtype") or "float32")
+    dtype = getattr(torch, str(values.get("dtype") or values.get("torch_dtype")), torch.float32)
     return load_model(directory, on("cuda", dtype))[0].to("cuda").eval()
 
 
