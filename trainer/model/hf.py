@@ -126,8 +126,8 @@ def _read_config(directory: str | Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
-            raise ValueError("it is no JSON object")
-    except (OSError, ValueError) as error:
+            raise TypeError("it is no JSON object")
+    except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: no readable config.json ({error}); give a Hugging Face model directory") from None
     return values
 
