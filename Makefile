@@ -1,6 +1,6 @@
 # make run    web pages to a chat answer, on the demo
 # make test   the tests                        make lint   style and types
-# make proof  what takes long: crash points, controls over three seeds, the kernel's overhead, training's speed
+# make proof  what takes long: crash points, controls over three seeds, the kernel's overhead, training's speed, memory, packing
 # make gpu-proof  what needs two GPUs, as one table
 # make docs   write docs/configuration.md anew from the schemas
 # make clean  remove what make made, except out/
@@ -33,6 +33,9 @@ proof: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.post_training_controls $(SEEDS:%=out/runs/seed-%)
 	$(BIN)/python -m benchmarks.kernel_overhead
 	$(BIN)/python -m benchmarks.training --parts
+	$(BIN)/python -m benchmarks.loss_memory
+	$(BIN)/python -m benchmarks.checkpoints
+	if [ -d ../shared/data ]; then $(BIN)/python -m benchmarks.packing; else echo "packing: skipped, ../shared/data is not there"; fi
 
 gpu-proof: .venv/.installed-dev
 	$(BIN)/python -m benchmarks.gpu_proof

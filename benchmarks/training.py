@@ -2,9 +2,8 @@
 
     python -m benchmarks.training [--ranks 1 2] [--size demo] [--steps 12] [--compile] [--parts]
 
-The peers are transformers (in the `dev` extra) and accelerate, which must suit the same torch and deepspeed:
-`pip install --no-deps --target peers accelerate`, then `PYTHONPATH=peers python -m benchmarks.training`. Without accelerate, or
-without transformers, their lines are left out.
+The peers are transformers and accelerate, both in the `dev` extra. Without accelerate, or without transformers, their lines are left
+out.
 
 Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all
 with models of the same shape and the same rows in the same micro-batches; their first steps are not counted. Ratios are given

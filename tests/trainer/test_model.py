@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.identity import identity_of_params
 from trainer.model.attention import attend, block_mask, document_mask, document_positions
@@ -104,6 +105,25 @@ def test_chunked_log_probs_and_their_gradients_equal_those_of_full_logits(temper
     full = torch.log_softmax(model.logits(model(ids)[:, :-1].reshape(30, -1)) / temperature, -1)
     torch.testing.assert_close(results[0][0], full.gather(1, ids[:, 1:].reshape(30, 1))[:, 0])
     torch.testing.assert_close(results[0], results[1])
+
+
+def test_no_more_than_a_chunk_of_logits_is_ever_made() -> None:
+    class Largest(TorchDispatchMode):
+        rows, passes = 0, 0
+
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            if isinstance(made, Tensor) and made.dim() == 2 and made.shape[1] == vocabulary:
+                self.rows, self.passes = max(self.rows, made.shape[0]), self.passes + (function is torch.ops.aten.mm.default)
+            return made
+
+    vocabulary = 128_256
+    head, hidden = OutputLayer(4, vocabulary, bias=False), torch.randn(300, 4, requires_grad=True)
+    with Largest() as largest:
+        log_probs, _ = head(hidden, torch.arange(300))
+        log_probs.sum().backward()
+    # five chunks, each made in the forward pass and again in the backward pass
+    assert (largest.rows, largest.passes) == (64, 10)
 
 
 def test_log_probs_and_normalisers_have_the_gradients_of_their_definition() -> None:
