@@ -44,15 +44,16 @@ class Trajectory:
     ) -> Checkpoint | None:
         """The newest complete checkpoint that `accept` takes and whose files all have their hash, or None. `tell` hears what is
         wrong with those passed over."""
-        for checkpoint in filter(accept, self.complete()):
+        for checkpoint in filter(accept, self.complete(tell)):
             damage = self.damage(checkpoint)
             if damage is None:
                 return checkpoint
             tell(damage)
         return None
 
-    def complete(self) -> Iterator[Checkpoint]:
-        """Every checkpoint that has its COMPLETE record, newest step first; files not yet verified."""
+    def complete(self, tell: Callable[[str], None] = lambda damage: None) -> Iterator[Checkpoint]:
+        """Every checkpoint that has its COMPLETE record, newest step first; files not yet verified. `tell` hears of records that
+        cannot be read."""
         found = []
         for name in storage.names(self.directory):
             readable = name.startswith("step-") and (not self.alone or name.endswith(f".{self.fingerprint}.{self.fence.epoch}"))
@@ -61,7 +62,11 @@ class Trajectory:
                 step, fingerprint, epoch = name[5:].split(".")
                 found.append((int(step), int(epoch), fingerprint, name, record))
         for number, _, _, name, record in sorted(found, reverse=True):
-            yield Checkpoint(number, str(Path(self.directory, name)), json.loads(record)["facts"])
+            facts = _facts(record)
+            if facts is None:
+                tell(f"{Path(self.directory, name, 'COMPLETE')}: not the record that was written")
+            else:
+                yield Checkpoint(number, str(Path(self.directory, name)), facts)
 
     def damage(self, checkpoint: Checkpoint) -> str | None:
         """What is wrong with a checkpoint's files, or None when all are as COMPLETE says."""
@@ -87,7 +92,8 @@ class Trajectory:
     def commit(self, step: int, facts: Mapping[str, Any], last: int = 2, keep: Sequence[int] = ()) -> None:
         """Rank 0, once every rank has written: hash all files, check the fence, write COMPLETE last, retire older ones.
 
-        The newest `last` stay and, beside them, those of the steps in `keep` (a best one).
+        The newest `last` up to this step stay and, beside them, those of the steps in `keep` (a best one). So do those of later steps:
+        an earlier launch has come further with what this one could not read.
         """
         folder = self._own(step)
         paths = {path.relative_to(folder).as_posix(): path for path in storage.walk(folder)}
@@ -99,7 +105,7 @@ class Trajectory:
         storage.create(folder / "COMPLETE", json.dumps(record, sort_keys=True, indent=1).encode())
         storage.sync_directory(self.directory)
         own = [checkpoint for checkpoint in self.complete() if f".{self.fingerprint}." in os.path.basename(checkpoint.directory)]
-        for checkpoint in own[last:]:
+        for checkpoint in [checkpoint for checkpoint in own if checkpoint.step <= step][last:]:
             if checkpoint.step not in keep:
                 self._remove(Path(checkpoint.directory))
 
@@ -130,6 +136,17 @@ class Trajectory:
     def _remove(self, folder: Path) -> None:
         storage.delete(folder / "COMPLETE")
         storage.remove_tree(folder)
+
+
+def _facts(record: bytes) -> dict[str, Any] | None:
+    """The facts of a COMPLETE record; None for one that was not written by `commit`."""
+    try:
+        values = json.loads(record)
+        facts = values["facts"]
+        whole = isinstance(values["files"], dict) and bool(values["files"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    return facts if whole and isinstance(facts, dict) and facts else None
 
 
 def hashed(paths: Mapping[str, Path]) -> Iterator[File]:

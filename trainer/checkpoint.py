@@ -31,6 +31,7 @@ from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer.engine import Engine, serialized
 
 TAG, UNIVERSAL = "state", "universal"
+FULL = 1 << 20  # bytes: a disk with less is
 WRITTEN, FAILED = "part written", "checkpoint failed"  # what the ranks tell each other; no terms are called so
 
 
@@ -180,6 +181,13 @@ def _converted(source: Path, target: Path, stages: tuple[int, int], shapes: Mapp
         link.symlink_to(source)
         done = subprocess.run(command, cwd=target.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode:
+            free = shutil.disk_usage(target.parent).free
+            shutil.rmtree(target.parent)
+            if "No space left" in done.stdout or "Disk quota exceeded" in done.stdout or free < FULL:
+                raise UserError(
+                    f"{source}: no room to convert it for these ranks, {free / 1e9:.1f} GB are free; make room (`crawl2chat plan` says "
+                    "how much it takes) and run the same command, or go on with the ranks and the ZeRO stage it was saved by"
+                )
             raise RuntimeError(f"{source}: DeepSpeed cannot convert it: {done.stdout[-2_000:]}")
         if stages[0] != 3 and stages[1] == 3:
             _for_stage_three(target)

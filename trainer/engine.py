@@ -199,13 +199,24 @@ class Engine:
         ]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=True)
         config = deepspeed_config(settings, run)
+        if run.zero == 0:
+            config["gradient_clipping"] = settings.clip or math.inf  # so that `clipped` is called
         # a buffer of this size is held, however small the model
         config["zero_optimization"]["reduce_bucket_size"] = min(REDUCE_BUCKET, sum(map(elements, parameters)))
         with redirect_stdout(io.StringIO()):  # at bf16 it prints its memory, part by part
             self.deepspeed, *_ = deepspeed.initialize(model=module, optimizer=optimizer, config=config)
+        self.norm = 0.0
+        if run.zero == 0:
+            self.deepspeed.clip_fp32_gradients = self.clipped
         self.averaged_over = self.deepspeed.world_size if run.zero == 3 else 1
         if self.deepspeed.world_size == 1 and not run.gpus_per_worker:
             self._reduce_nothing()
+
+    def clipped(self) -> None:
+        """Clip the gradients at stage 0, where DeepSpeed would not tell their norm, in the midst of its step: they have been reduced."""
+        from torch import nn
+
+        self.norm = float(nn.utils.clip_grad_norm_(self.deepspeed.module.parameters(), self.settings.clip or math.inf))
 
     def _reduce_nothing(self) -> None:
         """A single rank has nothing to add up: DeepSpeed would copy the gradients into one buffer and back."""
@@ -229,7 +240,7 @@ class Engine:
         self.deepspeed.step()
         if self.settings.precision == "fp16" and self.deepspeed.optimizer.overflow:
             return None
-        return float(self.deepspeed.get_global_grad_norm() or 0.0)
+        return self.norm if self.run.zero == 0 else float(self.deepspeed.get_global_grad_norm())
 
     def snapshot(self, directory: str, tag: str) -> dict[str, io.BytesIO]:
         """What this rank's files of a checkpoint hold, by path, as it is now: whatever is trained after it does not show. Nothing is

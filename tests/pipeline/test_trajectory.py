@@ -61,6 +61,30 @@ def test_the_last_two_and_the_kept_ones_stay(tmp_path: Path) -> None:
     assert [checkpoint.step for checkpoint in one.complete()] == [5, 4, 2]
 
 
+def test_what_is_saved_stays_though_an_earlier_launch_came_further(tmp_path: Path) -> None:
+    for step in (50, 55):
+        save(trajectory(tmp_path, epoch=1), step)
+    later = trajectory(tmp_path, epoch=2)
+    for step in (5, 10, 15):
+        save(later, step)
+    assert [checkpoint.step for checkpoint in later.complete()] == [55, 50, 15, 10]
+    save(later, 60)
+    assert [checkpoint.step for checkpoint in later.complete()] == [60, 55]
+
+
+@pytest.mark.parametrize("record", ["", "{", "{}", "[]", "null", '{"facts": {}, "files": {}}', '{"facts": {"world_size": 1}}'])
+def test_a_record_that_cannot_be_read_is_passed_over_by_name(tmp_path: Path, record: str) -> None:
+    one = trajectory(tmp_path)
+    save(one, 5)
+    damaged = save(one, 10)
+    (damaged / "COMPLETE").write_text(record)
+    told: list[str] = []
+    found = one.latest(tell=told.append)
+    assert found is not None and found.step == 5
+    assert told == [f"{damaged}/COMPLETE: not the record that was written"]
+    save(one, 15)
+
+
 def test_a_driver_that_lost_its_lease_completes_nothing(tmp_path: Path) -> None:
     one = trajectory(tmp_path, epoch=1)
     folder = Path(one.begin(5))

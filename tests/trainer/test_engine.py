@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipeline.stage import UserError
 from tests.trainer.worlds import alone, pretraining, training
 from trainer.engine import Optimization, TrainRun, deepspeed_config, preflight
 from trainer.launch import lost
+from trainer.stages.pretraining import PretrainParams, check_pretraining
 from trainer.stages.tuning import GrpoParams, check_reinforcement
 
 SCHEDULES = ("constant", "cosine", "wsd", "1-sqrt")
@@ -83,6 +85,25 @@ def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend(precisi
 )
 def test_ranks_that_are_lost_are_told_from_mistakes(error: Exception, gone: bool) -> None:
     assert lost(error) == gone
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_every_stage_tells_the_norm_and_clips_alike(tmp_path: Path, zero: int, clip: float) -> None:
+    settings = Optimization(lr=1e-2, warmup_steps=2, clip=clip)
+    found = [
+        alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=stage), name=str(stage), settings=settings))  # noqa: B023
+        for stage in {1, zero}
+    ]
+    told = [json.loads(line) for line in (tmp_path / f"{zero}.jsonl").read_text().splitlines()]
+    norms = [event["norm"] for event in told if event["event"] == "progress"]
+    assert len(norms) == 6 and all(norm > 0.1 for norm in norms)
+    assert all(torch.allclose(tensor, found[-1].weights[name], rtol=0, atol=1e-6) for name, tensor in found[0].weights.items())
+
+
+def test_the_best_of_no_validations_are_refused_before_anything_starts() -> None:
+    with pytest.raises(UserError, match=r"pretrain\.run\.keep_best=2: no validation tells the best; raise pretrain\.validation_tokens"):
+        check_pretraining("pretrain", PretrainParams(validation_tokens=0), TrainRun(keep_best=2), (), ("corpus", "tokenizer"))
 
 
 def test_draws_on_gpus_that_are_to_be_deterministic_are_refused() -> None:

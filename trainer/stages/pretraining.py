@@ -139,6 +139,10 @@ def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources:
             raise UserError(f"{name}.{key}.{unknown[0]}: there is no such corpus in {name}.needs, which has {', '.join(corpora)}")
     if not params.model.trainable:
         raise PlanOnly(f"{name}.model.architecture={params.model.architecture}: can be planned, not trained; choose another model=")
+    if run.keep_best and not params.validation_tokens:
+        raise UserError(
+            f"{name}.run.keep_best={run.keep_best}: no validation tells the best; raise {name}.validation_tokens, or set it to 0"
+        )
     if params.rows_per_step < run.world_size:
         raise UserError(
             f"{name}.batch_tokens={params.batch_tokens}: makes {params.rows_per_step} rows of sequence_length={params.sequence_length}, "
