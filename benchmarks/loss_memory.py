@@ -2,10 +2,10 @@
 
     python -m benchmarks.loss_memory [tokens]
 
-Each row is a process of its own that takes two steps with AdamW. Memory is the most that the process had of its own (not of files, which
-the kernel takes back as it likes, nor what the allocator keeps of what was freed), looked at every two milliseconds, over what it had before it made the model. What logits take is
-measured against the same step with the loss of a single token. Prints one table; ends with 1 where logits in chunks take 5 % of
-the peak or more.
+Each row is a process of its own that takes two steps with AdamW. Memory is the most that the process had of its own (not of files,
+which the kernel takes back as it likes, nor what the allocator keeps of what was freed), looked at every two milliseconds, over what
+it had before it made the model. What logits take is measured against the same step with the loss of a single token. Prints one table;
+ends with 1 where logits in chunks take 5 % of the peak or more.
 """
 
 from __future__ import annotations

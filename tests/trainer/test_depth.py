@@ -48,6 +48,15 @@ def pretraining(*overrides: str) -> PretrainParams:
     return found
 
 
+def test_a_part_of_the_model_is_set_where_the_stage_takes_it_from() -> None:
+    assert pretraining("model.rope_theta=2e4").model.hidden_size == 128
+    with pytest.raises(UserError, match=r"pretrain\.model\.rope_theta: it would take the place of all .*; set model\.rope_theta"):
+        pretraining("pretrain.model.rope_theta=2e4")
+    with pytest.raises(UserError, match=r"pretrain\.model\.rope_scaling: .*; set model\.rope_scaling"):
+        pretraining("pretrain.model.rope_scaling.rope_type=linear")
+    assert pretraining("pretrain.model={hidden_size: 64, num_attention_heads: 2}").model.hidden_size == 64
+
+
 def test_what_the_command_line_sets_wins_and_the_rest_follows_from_it() -> None:
     free, held = pretraining("model.depth=4"), pretraining("model.depth=4", "pretrain.batch_tokens=4096", "model.hidden_size=128")
     assert (free.model.hidden_size, held.model.hidden_size, held.batch_tokens) == (256, 128, 4096)
