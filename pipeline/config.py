@@ -165,7 +165,7 @@ def _node(name: str, dotted: str, composed: Mapping[str, Any], written: Mapping[
     if not isinstance(found, Stage):
         raise UserError(f"stages.{name}={dotted}: this is no stage; it must be a function declared with @stage")
     _require_mapping(values, name)
-    _require_whole(name, raw, composed, said)
+    _require_whole(name, found.params, raw, composed, said)
     params = typed(found.params, {key: value for key, value in values.items() if key not in RESERVED}, name, RESERVED)
     derived: Sequence[str] = ()
     if found.resolve is not None:
@@ -190,10 +190,11 @@ def _said_of(name: str, raw: Mapping[str, Any], said: Set[str]) -> set[str]:
     return {own + key.removeprefix(origin) for key in said for origin, own in origins.items() if key.startswith(origin)}
 
 
-def _require_whole(name: str, raw: Mapping[str, Any], composed: Mapping[str, Any], said: Set[str]) -> None:
+def _require_whole(name: str, params: type, raw: Mapping[str, Any], composed: Mapping[str, Any], said: Set[str]) -> None:
     """Refuse `pretrain.model.x=…`: it would not change the `model` that the stage takes (`model: ${model}`) but stand in its place."""
     for key, value in raw.items():
-        if isinstance(value, Mapping) and value and isinstance(composed.get(key), Mapping):
+        taken, kind = composed.get(key), dataclass_of(field_type(params, key))
+        if isinstance(value, Mapping) and value and isinstance(taken, Mapping) and kind and {*taken} <= {*typing.get_type_hints(kind)}:
             own = [f"{name}.{key}.{part}" for part in value]
             if all(any(one == where or one.startswith(f"{where}.") for one in said) for where in own):
                 part = next(iter(value))
