@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.model.by_hand import RMSNorm, by_hand, rotate
+from trainer.model import by_hand as module
+from trainer.model.by_hand import RMSNorm, by_hand, rotate, swiglu
 
 
 def drawn(*shape: int) -> Tensor:
@@ -40,3 +41,13 @@ def test_a_rotation_and_its_gradient_are_the_formulas(turning: int) -> None:
         torch.testing.assert_close(trained, rotate(x, cos, sin), rtol=1e-12, atol=1e-15)
     assert torch.equal(trained[..., turning:], x[..., turning:])
     assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), (x,))
+
+
+@pytest.mark.parametrize("at_once", [1, 14, 1 << 18], ids=["a token", "two tokens and a rest", "all"])
+def test_a_feed_forward_layer_and_its_gradients_are_the_formula(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ACTIVATIONS_AT_ONCE", at_once)
+    inputs = (drawn(3, 5, 4).transpose(0, 1), drawn(7, 4), drawn(7, 4), drawn(4, 7))
+    trained = swiglu(*inputs)
+    with torch.no_grad():
+        torch.testing.assert_close(trained, swiglu(*inputs), rtol=1e-12, atol=1e-15)
+    assert torch.autograd.gradcheck(swiglu, inputs)

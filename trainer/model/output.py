@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.model.by_hand import spans
+
 LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # what fits a core's cache; 256 MiB of fp32
 LOGITS_KEPT = 1 << 23  # 32 MiB of fp32: to make so few again takes longer than to keep them
 POSITIONS_AT_LEAST = 64  # with fewer, reading the weights takes longer than multiplying by them
@@ -27,7 +29,7 @@ class ChunkedLogProbs(torch.autograd.Function):
         normaliser = torch.empty_like(log_probs)
         kept: list[Tensor] = []
         few = any(ctx.needs_input_grad) and len(targets) * len(weight) <= LOGITS_KEPT
-        for rows in _spans(len(targets), chunk):
+        for rows in spans(len(targets), chunk):
             logits = F.linear(hidden[rows], weight).to(log_probs.dtype).div_(temperature)
             scores = logits.log_softmax(dim=-1)  # one pass, where logsumexp takes three
             log_probs[rows] = scores.gather(1, targets[rows, None])[:, 0]
@@ -49,7 +51,7 @@ class ChunkedLogProbs(torch.autograd.Function):
         of_p = -of_log_probs if of_normaliser is None else of_normaliser - of_log_probs
         hidden_gradient = torch.empty_like(hidden)
         weight_gradient = torch.zeros(weight.shape, dtype=normaliser.dtype, device=weight.device)
-        for number, rows in enumerate(_spans(len(targets), ctx.chunk)):
+        for number, rows in enumerate(spans(len(targets), ctx.chunk)):
             if kept:
                 p = kept[number].exp()
             else:
@@ -68,10 +70,6 @@ class ChunkedLogProbs(torch.autograd.Function):
 def exact(tensor: Tensor) -> torch.dtype:
     """fp32, or fp64 for a model in fp64: what sums and logarithms are taken in."""
     return torch.promote_types(tensor.dtype, torch.float32)
-
-
-def _spans(length: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, length, size)]
 
 
 class OutputLayer(nn.Linear):

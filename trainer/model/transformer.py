@@ -19,13 +19,12 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
 from trainer.model.attention import attend, document_mask, document_positions, rotary
-from trainer.model.by_hand import RMSNorm, rotate
+from trainer.model.by_hand import RMSNorm, rotate, swiglu
 from trainer.model.config import ModelConfig
 from trainer.model.moe import Load, MixtureOfExperts, Routing, routing_of
 from trainer.model.output import OutputLayer, exact
@@ -133,7 +132,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        return swiglu(x, self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
 
 
 def mixture_of_experts(config: ModelConfig) -> MixtureOfExperts:
