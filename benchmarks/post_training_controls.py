@@ -37,7 +37,7 @@ from trainer.data.records import read_records
 from trainer.engine import Optimization, TrainRun
 from trainer.evaluation import Examiner, table
 from trainer.launch import join_alone
-from trainer.loop import Outcome, Place, Plan, Task, train
+from trainer.loop import Outcome, Plan, train
 from trainer.model.hf import load_model
 from trainer.model.transformer import Transformer
 from trainer.rollout.local import Rollout
@@ -46,6 +46,7 @@ from trainer.stages import DpoParams, EvaluateParams, GrpoParams, SftParams
 from trainer.tasks.language_model import FineTuning
 from trainer.tasks.policy import PolicyTask
 from trainer.tasks.preference import PreferenceTask
+from trainer.tasks.task import Place, Task
 
 Params = TypeVar("Params")
 

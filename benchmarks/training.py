@@ -50,13 +50,14 @@ from tests.trainer.worlds import together, trajectory
 from trainer import loop
 from trainer.data.corpus import Corpus
 from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, import_deepspeed
-from trainer.loop import Place, Plan
+from trainer.loop import Plan
 from trainer.model.attention import document_positions
 from trainer.model.config import ModelConfig, to_huggingface
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch, token_losses
 from trainer.planning import count_parameters, work_per_token
 from trainer.tasks.language_model import Pretraining
+from trainer.tasks.task import Place
 
 SIZES = {
     "demo": ModelConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4),

@@ -124,12 +124,22 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any], said: Set[str] = fro
     if settings.only and (settings.target or settings.start):
         raise UserError("only=[…] names all that is built; leave out target and start beside it")
     _require_read(settings.source, nodes, settings.recipe_name)
+    _require_taken(raw, stages, settings.recipe_name, said)
     commands = {
         name: typed(settings_type(imported(dotted, f"commands.{name}")), values.get(name) or {}, name)
         for name, dotted in command_names.items()
         if name == settings.command
     }
     return Config(settings, _ordered(nodes), values, commands)
+
+
+def _require_taken(raw: Mapping[str, Any], stages: Iterable[str], recipe: str, said: Set[str]) -> None:
+    """UserError for a model that the user chooses and no stage would have."""
+    if any((raw.get(name) or {}).get("model") == "${model}" for name in stages):
+        return
+    for key in sorted(said):
+        if key.split(".")[0] == "model":
+            raise UserError(f"{key}: no stage of recipe={recipe} takes its model from there; leave it out")
 
 
 def _require_read(source: Sources, nodes: Mapping[str, Node], recipe: str) -> None:
@@ -300,9 +310,9 @@ def _require_mapping(values: Any, where: str) -> None:
 
 def _require_finite(params: Any, where: str) -> None:
     try:
-        canonical(plain(params))
+        canonical(plain(params), where)
     except TypeError as error:
-        raise UserError(f"{where}: {error}") from None
+        raise UserError(str(error)) from None
 
 
 def _require_known_deep(kind: type, values: Mapping[str, Any], where: str, also: Iterable[str] = ()) -> None:
@@ -334,8 +344,9 @@ def _nearest(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(known)}"
 
 
-def _ordered(nodes: Mapping[str, Node]) -> dict[str, Node]:
-    """Nodes so that each comes after all it needs; UserError for a circle."""
+def _ordered(nodes: dict[str, Node]) -> dict[str, Node]:
+    """Nodes so that each comes after all it needs. First come those that need nothing, for what is wrong with the user's own files to show
+    early, and of them the last: a recipe adds its own, which are few, to the pages of the one it extends. UserError for a circle."""
     ordered: dict[str, Node] = {}
     path: list[str] = []
 
@@ -350,6 +361,6 @@ def _ordered(nodes: Mapping[str, Node]) -> dict[str, Node]:
         path.pop()
         ordered[name] = nodes[name]
 
-    for name in nodes:
+    for name in (*(name for name in reversed(nodes) if not nodes[name].needs), *nodes):
         visit(name)
     return ordered

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def canonical(value: Any) -> str:
+def canonical(value: Any, where: str = "value") -> str:
     """`value` as JSON with one spelling: sorted keys, no spaces, UTF-8, floats by their shortest round-trip form.
 
     Only null, booleans, integers, finite floats, strings, lists, tuples and string-keyed mappings have one; anything
-    else raises TypeError with the place, since a value stringified to fit would make two different things equal.
+    else raises TypeError with the place, which begins with `where`, since a value stringified to fit would make two different things equal.
     """
-    _require_plain(value, "value")
+    _require_plain(value, where)
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 

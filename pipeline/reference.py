@@ -177,8 +177,8 @@ def _differing(node: Node) -> Iterator[tuple[str, str, str]]:
     for part, value in (("", node.params), ("run.", node.run)):
         usual = dict(_flat(type(value)()))
         for key, here in _flat(value):
-            if here != usual[key] and not key.startswith("model."):
-                yield f"`{node.name}.{part}{key}`", shown(here), shown(usual[key])
+            if (key not in usual or here != usual[key]) and not key.startswith("model."):
+                yield f"`{node.name}.{part}{key}`", shown(here), shown(usual[key]) if key in usual else "as above"
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -198,6 +198,8 @@ def rows(kind: type, prefix: str = "", only: str | None = None) -> Iterator[tupl
         hint = _hint(kind, field.name)
         nested = dataclass_of(hint)
         if nested is not None:
+            if _may_be_null(hint):
+                yield f"`{prefix}{field.name}`", "null, or as below", "as below", description(hint)
             yield from rows(nested, f"{prefix}{field.name}.")
         else:
             yield f"`{prefix}{field.name}`", type_words(hint), _default(field), description(hint)
@@ -205,6 +207,11 @@ def rows(kind: type, prefix: str = "", only: str | None = None) -> Iterator[tupl
 
 def _hint(kind: type, name: str) -> Any:
     return typing.get_type_hints(kind, include_extras=True)[name]
+
+
+def _may_be_null(hint: Any) -> bool:
+    bare = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+    return type(None) in typing.get_args(bare)
 
 
 def type_words(hint: Any) -> str:

@@ -175,6 +175,11 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
         from pipeline.cluster import connect as connect_ray
 
         connect_ray(config.settings.cluster)
+        if config.settings.cluster.kind == "local":  # others may grow when they are asked to
+            import ray
+
+            for name in to_build(survey):
+                config.nodes[name].run.require_room(name, ray.cluster_resources())
 
     trajectory = Trajectory(
         str(store.trajectory(node.stage.name, trajectory_key(status.spec or {}, node.stage.extendable))),

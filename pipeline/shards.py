@@ -188,7 +188,7 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     from pipeline.stage import MapRun
 
     run: MapRun = ctx.run if isinstance(ctx.run, MapRun) else MapRun()  # a stage whose own work is something else maps as others do
-    _require_room(ctx.stage.name, run, ray.cluster_resources())
+    run.require_room(ctx.stage.name, ray.cluster_resources())
     remote = ray.remote(compute).options
     options: dict[str, Any] = {
         "name": ctx.stage.name,
@@ -237,15 +237,6 @@ def _double_memory(run: MapRun, nodes: Sequence[Mapping[str, float]]) -> int:
     share = max((node.get("memory", 0) * min(1, run.cpus / node.get("CPU", 1)) for node in nodes), default=0)
     most = max((node.get("memory", 0) for node in nodes), default=0)
     return int(min(2 * (run.memory_gb * 2**30 or share), most))
-
-
-def _require_room(stage: str, run: MapRun, there: Mapping[str, float]) -> None:
-    """UserError where the cluster can never place a shard's task; Ray would wait for ever."""
-    gib = 2**30
-    wanted = {"cpus": (run.cpus, "CPU", 1), "gpus": (run.gpus, "GPU", 1), "memory_gb": (run.memory_gb, "memory", gib)}
-    for name, (amount, kind, unit) in wanted.items():
-        if amount > (most := there.get(kind, 0) / unit):
-            raise UserError(f"{stage}.run.{name}={amount:g}: the whole cluster has {most:.4g}; set at most that, or add nodes")
 
 
 def _described(error: BaseException, trace: str) -> dict[str, str]:

@@ -43,7 +43,7 @@ def expand(key: str, patterns: Sequence[str]) -> list[Found]:
         matches = [path] if literal else sorted(glob.glob(path, recursive=True))
         files = [match for match in matches if not os.path.isdir(match)]
         if matches and not files:
-            raise UserError(f"{key}: {pattern}: a folder; name its files, for example {pattern.rstrip('/')}/*.warc.gz")
+            raise UserError(f"{key}: {pattern}: a folder; name its files, for example {pattern.rstrip('/')}/*")
         if not files or not os.path.lexists(files[0]):
             raise UserError(f"{key}: {pattern}: matches no file (looked from {os.getcwd()}); check the path, or quote it from the shell")
         for file in files:

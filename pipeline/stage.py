@@ -58,6 +58,14 @@ class MapRun:
     retries: Annotated[int, Meta(ge=0, description="new tries after a lost worker or an OSError that may pass")] = 3
     error_budget: Annotated[float, Meta(ge=0, le=1, description="share of records that may be errored")] = 0.05
 
+    def require_room(self, name: str, there: Mapping[str, float]) -> None:
+        """Raise UserError where a shard's task could never be placed with the resources that are there, as Ray names them: it would
+        wait for ever."""
+        wanted = {"cpus": (self.cpus, "CPU", 1), "gpus": (self.gpus, "GPU", 1), "memory_gb": (self.memory_gb, "memory", 2**30)}
+        for key, (amount, kind, unit) in wanted.items():
+            if amount > (most := there.get(kind, 0) / unit):
+                raise UserError(f"{name}.run.{key}={amount:g}: the whole cluster has {most:.4g}; set at most that, or add nodes")
+
 
 @dataclass(frozen=True)
 class Counts:
@@ -313,8 +321,9 @@ def stage(
 ) -> Callable[[Callable[[StageContext, Any], Metrics]], Stage]:
     """Declare a stage.
 
+    run         frozen dataclass of the settings that never change the output; `require_room(name, resources)` refuses what a cluster has no
+                room for
     version     raise it when the same params must give another output
-    run         frozen dataclass of the settings that never change the output
     reads       role of the document stage it reads: its records in must equal what that input kept
     keeps       folder whose rows are the records it kept
     extendable  params that may grow without leaving the trajectory of checkpoints (`max_steps`)

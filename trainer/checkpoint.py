@@ -32,6 +32,7 @@ from trainer.engine import Engine, serialized
 
 TAG, UNIVERSAL = "state", "universal"
 FULL = 1 << 20  # bytes: a disk with less is
+NO_ROOM = ("No space left", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed", "iostream error")
 WRITTEN, FAILED = "part written", "checkpoint failed"  # what the ranks tell each other; no terms are called so
 
 
@@ -183,7 +184,7 @@ def _converted(source: Path, target: Path, stages: tuple[int, int], shapes: Mapp
         if done.returncode:
             free = shutil.disk_usage(target.parent).free
             shutil.rmtree(target.parent)
-            if "No space left" in done.stdout or "Disk quota exceeded" in done.stdout or free < FULL:
+            if free < FULL or any(words in done.stdout for words in NO_ROOM):
                 raise UserError(
                     f"{source}: no room to convert it for these ranks, {free / 1e9:.1f} GB are free; make room (`crawl2chat plan` says "
                     "how much it takes) and run the same command, or go on with the ranks and the ZeRO stage it was saved by"

@@ -29,7 +29,7 @@ def from_depth(params: PretrainParams, said: Set[str]) -> tuple[PretrainParams, 
 
     Without a depth all stays. The depth itself is taken out: what it stands for is the identity.
     """
-    if not params.model.depth:
+    if not params.model or not params.model.depth:
         return params, ()
     lines = []
 

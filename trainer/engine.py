@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -119,6 +119,24 @@ class TrainRun:
     @property
     def world_size(self) -> int:
         return max(1, self.workers)
+
+    @property
+    def resources(self) -> dict[str, float]:
+        """What a rank reserves, as Ray names it."""
+        return {"CPU": self.cpus_per_worker, **({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})}
+
+    def require_room(self, name: str, there: Mapping[str, float]) -> None:
+        """Raise UserError where the ranks could never all be placed with the resources that are there: Ray would wait for ever."""
+        for kind, wanted in self.resources.items() if self.workers else ():
+            found = there.get(kind, 0.0)
+            if wanted * self.workers > found:
+                fitting = int(found // wanted)
+                key = f"{kind.lower()}s_per_worker"
+                mend = f"workers={fitting}" if fitting else f"{key}={0 if kind == 'GPU' else wanted / 2:g}"
+                raise UserError(
+                    f"{name}.run.workers={self.workers}: {self.workers} ranks need {wanted * self.workers:g} {kind}s, the cluster has "
+                    f"{found:g}; set {name}.run.{mend}, or add nodes"
+                )
 
 
 class Stopped(Exception):

@@ -91,8 +91,8 @@ def bits_per_byte(model: Transformer, end_id: int, shard: Shard) -> float:
     import torch
 
     from trainer.data.corpus import Corpus
-    from trainer.loop import Place
     from trainer.tasks.language_model import Pretraining
+    from trainer.tasks.task import Place
 
     corpus = Corpus("corpus", (), side_files(shard, "corpus/validation/"), side_files(shard, "corpus/index/"))
     task = Pretraining(

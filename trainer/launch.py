@@ -17,8 +17,9 @@ from trainer.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from pipeline.stage import Progress
-    from trainer.loop import Plan, Task
+    from trainer.loop import Plan
     from trainer.model.transformer import Settle, Transformer
+    from trainer.tasks.task import Task
 
 IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback", "ControllerMetricsCallback", "WorkerMetricsCallback")
 # what gloo and NCCL say on the ranks that are left, and CUDA on one whose GPU has failed
@@ -121,6 +122,7 @@ def _ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_on_ray(training: Training, name: str) -> dict[str, Any]:
+    import ray
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
 
@@ -134,8 +136,7 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how long Ray takes to see that the ranks are done
     run = training.run
     gpu = run.gpus_per_worker > 0
-    resources: dict[str, float] = {"CPU": run.cpus_per_worker, **({"GPU": run.gpus_per_worker} if gpu else {})}
-    check_resources(name.partition("-")[0], resources, run.workers)
+    run.require_room(name.partition("-")[0], ray.cluster_resources())
     failures = 0
     while True:
         # Ray's own snapshots are of no use here: they live and go with this launch
@@ -143,7 +144,7 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
             trainer = Trainer(
                 _ray_worker,
                 train_loop_config={"training": training},
-                scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=resources),
+                scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=run.resources),
                 run_config=RunConfig(name=f"{name}-{failures}", storage_path=storage),
                 torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
             )
@@ -210,21 +211,3 @@ def lost(error: Exception) -> bool:
     if from_ray or isinstance(error, ConnectionError):
         return True
     return ASSERTED not in str(error) and any(mark in str(error) for mark in RANK_LOST)
-
-
-def check_resources(name: str, resources: Mapping[str, float], workers: int) -> None:
-    """Raise UserError where the cluster can never place the ranks; Ray would wait for ever."""
-    import ray
-
-    there = ray.cluster_resources()
-    for kind, wanted in resources.items():
-        if wanted * workers > there.get(kind, 0):
-            fitting = int(there.get(kind, 0) // wanted)
-            mend = (
-                f"{name}.run.workers={fitting}"
-                if fitting
-                else f"{name}.run.{kind.lower()}s_per_worker={0 if kind == 'GPU' else wanted / 2:g}"
-            )
-            raise UserError(
-                f"{workers} ranks need {wanted * workers:g} {kind}s, the cluster has {there.get(kind, 0):g}: set {mend} or add nodes"
-            )

@@ -1,4 +1,4 @@
-"""The one training loop. What is trained on and how it is scored is a `Task`; the rest of a training is here.
+"""The one training loop. What is trained on and how it is scored is a `Task` (trainer/tasks); the rest of a training is here.
 
 A step: the task gives this rank's micro-batches; their denominators are added up over all ranks; each micro-batch adds the
 gradient of its share of the loss; the optimizer steps once. The gradient is therefore the same however the step's rows are
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from trainer.guard import problem as guard_problem
 from trainer.model.moe import Balancer
 from trainer.planning import work_per_token
 from trainer.seeing import Seen
+from trainer.tasks.task import Place, Task
 
 if TYPE_CHECKING:
     from pipeline.stage import Progress
@@ -34,80 +34,6 @@ if TYPE_CHECKING:
 
 Sums = dict[str, tuple[float | Tensor, str]]  # by term: the sum of its numerators on this rank, and what it is divided by
 NORM, ASKED = "norm", "asked to stop"  # no terms are called so
-
-
-@dataclass(frozen=True)
-class Term:
-    """A sum over a batch and the name of what it is divided by. The loss is Σ weight · numerator / denominator over all
-    ranks' micro-batches; a term of weight 0 is only reported."""
-
-    numerator: Tensor  # scalar
-    denominator: str
-    weight: float = 1.0
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a rank stands."""
-
-    rank: int
-    world: int
-    device: torch.device
-    micro_batch: int  # rows
-
-
-class Task(ABC):
-    """What a training does. It is pickled, sent to every rank and started there; it holds paths, not data.
-
-    The batch of a step must follow from the step's number and the samples that are skipped (and the weights, where the model itself
-    makes the data), so that a resumed training is the uninterrupted one.
-    """
-
-    @abstractmethod
-    def start(self, place: Place, model: Transformer) -> None:
-        """Open what is needed. `model` has the weights the training begins with, also when it is about to resume."""
-
-    @abstractmethod
-    def micro_batches(self, step: int, model: Transformer) -> Sequence[Any]:
-        """This rank's share of the step's batch, at least one. `model` is live and, except at ZeRO stage 3, whole; there
-        `engine.whole(model)` is."""
-
-    @abstractmethod
-    def validation_batches(self) -> Sequence[Any]:
-        """The whole validation set, the same list on every rank; empty where there is none. The loop deals it out."""
-
-    @abstractmethod
-    def counts(self, batch: Any) -> Mapping[str, float]:
-        """The batch's denominators by name; the same names for every batch that is trained on."""
-
-    @abstractmethod
-    def terms(self, model: Transformer, batch: Any) -> Mapping[str, Term]:
-        """The batch's terms by name. Called inside the engine's forward pass, without gradients for validation."""
-
-    def sample_numbers(self, step: int) -> Sequence[int]:
-        """The numbers of the samples in the step's global batch; none where they cannot be skipped."""
-        return ()
-
-    def skip(self, samples: Sequence[int]) -> None:
-        """From now on these samples, and no others, belong to no batch; those that come before the first of them are unchanged."""
-        if samples:
-            raise ValueError(f"{type(self).__name__} names no samples that could be skipped")
-
-    def data_digest(self, steps: int, skipped: Sequence[int]) -> str:
-        """What the first `steps` batches follow from that may change with the length of the training."""
-        return ""
-
-    def position(self, step: int) -> Mapping[str, float]:
-        """How far the data are before this step, to be shown."""
-        return {}
-
-    def row_tokens(self) -> int:
-        """The length of a row; 0 where that is not known beforehand."""
-        return 0
-
-    def show(self, model: Transformer) -> str:
-        """Something the model writes, for people to read. Called on one rank with the whole model."""
-        return ""
 
 
 @dataclass(frozen=True)
@@ -325,6 +251,11 @@ class _Loop:
         samples = list(self.task.sample_numbers(step))
         skipped = [*self.state.skipped, {"step": step + 1, "reason": problem, "samples": samples}]
         wrong = f"step {step + 1}: {problem}"
+        if step == 0:
+            raise UserError(
+                f"{wrong}, before anything was learned: the weights that it begins with are damaged, or {self.settings.precision} cannot "
+                "hold what they compute; give others, or precision=fp32"
+            )
         if self.plan.guard is None or not samples:
             raise UserError(f"{wrong}; lower lr or raise warmup_steps")
         if len(skipped) > self.plan.guard.rollbacks:

@@ -34,11 +34,21 @@ def plan_pretraining(
     manifests: Sequence[Mapping[str, Any]],
 ) -> Outlook | None:
     """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says, and
-    where the model that it goes on from cannot say its shape."""
-    if "model" in inputs:
-        config = inputs["model"].hands
-    else:
-        config = params.model.resolved(0 if params.model.vocab_size else getattr(inputs["tokenizer"].params, "vocab_size", 0))
+    where the model that it goes on from cannot say its shape. PlanOnly for a vocabulary that does not fit the model, and a corpus that is
+    to be validated on and will have nothing held out."""
+    for role, upstream in inputs.items():
+        if params.validation_tokens and getattr(upstream.params, "validation_fraction", None) == 0:
+            raise PlanOnly(
+                f"pretrain.needs.{role}: its validation_fraction=0 leaves no document to validate on; raise it, or set "
+                "pretrain.validation_tokens=0"
+            )
+    config = inputs["model"].hands if "model" in inputs else None
+    if params.model:
+        given = getattr(inputs["tokenizer"].params, "vocab_size", 0)
+        try:
+            config = params.model.resolved(given if params.model.trainable or not params.model.vocab_size else 0)
+        except ValueError as error:
+            raise PlanOnly(f"pretrain.model: {error}") from None
     if not isinstance(config, ModelConfig) or not config.vocab_size:
         return None
     before = measured(manifests, params, run, count_parameters(config))

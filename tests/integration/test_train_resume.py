@@ -16,7 +16,7 @@ from pipeline.progress import Progress
 from pipeline.stage import UserError
 from tests.trainer.worlds import TINY, VOCABULARY, pretraining, trajectory
 from trainer.engine import Optimization, TrainRun
-from trainer.launch import NewModel, Training, check_resources, train_on_ray
+from trainer.launch import NewModel, Training, train_on_ray
 from trainer.loop import Plan
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch
@@ -89,4 +89,4 @@ def test_more_ranks_than_the_cluster_can_hold_are_refused_with_the_number_it_can
 
     there = int(ray.cluster_resources()["CPU"])
     with pytest.raises(UserError, match=rf"{there + 1} ranks need {there + 1} CPUs.*run\.workers={there}"):
-        check_resources("pretrain", {"CPU": 1.0}, there + 1)
+        TrainRun(workers=there + 1).require_room("pretrain", ray.cluster_resources())

@@ -17,8 +17,8 @@ from tests.trainer.assistants import save_assistant
 from trainer.data.chat import ROLES, ChatFormat
 from trainer.data.records import read_records
 from trainer.data.sample_index import IGNORED
-from trainer.loop import Place
 from trainer.tasks.language_model import FineTuning, epoch_places
+from trainer.tasks.task import Place
 
 MESSAGES = [
     {"role": "system", "content": "Be short."},

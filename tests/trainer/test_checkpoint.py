@@ -3,6 +3,7 @@
 import re
 import shutil
 import time
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -150,6 +151,19 @@ def test_a_disk_without_room_is_one_line_and_the_checkpoint_before_remains(tmp_p
     failed = int(re.findall(NO_ROOM, str(refused.value))[0])
     assert next(trajectory(tmp_path, "full").complete()).step == failed - 2
     assert equal(whole, alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="full")))
+
+
+def test_a_disk_without_room_for_a_conversion_is_one_line_and_the_checkpoint_remains(tmp_path: Path) -> None:
+    steps = {"settings": Optimization(lr=1e-2, schedule="constant", warmup_steps=0), "name": "full"}
+    alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, steps=4, **steps))
+    other = replace(RUN, zero=2)
+    with (
+        crowded() as kind,
+        pytest.raises(UserError, match=r"no room to convert it for these ranks, .* make room .* or go on"),
+    ):
+        alone(lambda: training(tmp_path, pretraining(tmp_path, kind=kind, full_at=0), other, steps=8, **steps))
+    assert not list(tmp_path.rglob("source"))  # nothing of the attempt is left
+    assert alone(lambda: training(tmp_path, pretraining(tmp_path), other, steps=8, **steps)).counted["tokens"] == 4 * 6 * 24
 
 
 def test_where_one_rank_has_no_room_all_say_so(two_ranks: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def continued(tmp_path: Path, model: Artifact, lr: float = 1e-9, **changes: int)
     ctx = context(pretrain, tmp_path / "pretrain", model=model, tokenizer=model, corpus=corpus)
     ctx.run = TrainRun(workers=0, zero=1)
     values = {"sequence_length": 16, "batch_tokens": 64, "max_steps": 3, "validate_every": 3, "warmup_steps": 1, **changes}
-    metrics = alone(lambda: pretrain(ctx, PretrainParams(lr=lr, weight_decay=0.0, **values)))  # type: ignore[arg-type]
+    metrics = alone(lambda: pretrain(ctx, PretrainParams(lr=lr, weight_decay=0.0, model=None, **values)))  # type: ignore[arg-type]
     return published(ctx), metrics
 
 
@@ -111,6 +112,25 @@ def test_experts_that_cannot_be_theirs_are_refused(tmp_path: Path, theirs: Path)
         Sparse().shape(replace(SHAPE, architecture="llama").resolved(288))
     with pytest.raises(ValueError, match="a token cannot be sent to 9 of 8 experts"):
         Sparse(num_experts_per_tok=9)
+
+
+def test_weights_that_are_not_what_the_config_says_are_refused_when_they_are_adopted(tmp_path: Path, theirs: Path) -> None:
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}))
+    with pytest.raises(UserError, match=r"its tensors do not fit its config\.json: model\.layers\.0\.mlp\.down_proj\.weight is \[16, 48\]"):
+        adopted(tmp_path, theirs)
+    (theirs / "config.json").write_text(json.dumps(config))
+    content = (theirs / "model.safetensors").read_bytes()
+    (theirs / "model.safetensors").write_bytes(content[:-8])
+    with pytest.raises(UserError, match=r"model\.safetensors: no readable safetensors file .*; the model must be fetched again"):
+        adopted(tmp_path / "cut", theirs)
+
+
+def test_a_model_that_begins_with_no_numbers_is_what_is_blamed(tmp_path: Path, theirs: Path) -> None:
+    state, config = load_model(theirs)[0].state_dict(), SHAPE.resolved(288)
+    save_weights({**state, "model.norm.weight": state["model.norm.weight"] * float("nan")}, config, theirs)
+    with pytest.raises(UserError, match=r"step 1: loss is nan, before anything was learned: the weights that it begins with are damaged"):
+        continued(tmp_path, adopted(tmp_path, theirs))
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]"])

@@ -3,13 +3,14 @@
 import json
 import math
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 from assistants import save_assistant
 from hypothesis import given
 from hypothesis import strategies as st
-from worlds import sharded, trajectory
+from worlds import sharded, together, trajectory
 
 from pipeline.progress import Progress
 from pipeline.stage import UserError
@@ -19,7 +20,9 @@ from trainer.launch import join_alone
 from trainer.loop import Outcome, Plan, train
 from trainer.model.hf import load_model
 from trainer.objectives.dpo import PairLogProbs, likelihood_loss, margins, preference_loss
+from trainer.tasks import preference
 from trainer.tasks.preference import PreferenceTask, within
+from trainer.tasks.task import Place
 
 log_probs = st.lists(st.floats(-60, -0.01), min_size=4, max_size=4)
 
@@ -86,14 +89,18 @@ def write_preferences(path: Path, numbers: range) -> str:
     return str(path)
 
 
-def preference_training(directory: Path, name: str, run: TrainRun, **changes: float) -> Outcome:
-    save_assistant(directory / name)
-    task = PreferenceTask(
+def preference_task(directory: Path, name: str, **changes: float) -> PreferenceTask:
+    return PreferenceTask(
         train=(write_preferences(directory / "train.jsonl", range(9)),),
         validation=(write_preferences(directory / "validation.jsonl", range(9, 12)),),
         tokenizer=str(directory / name),
         **{"batch": 4, "preference_weight": 1.0, "beta": 0.3, "nll_weight": 0.5, "seed": 0} | changes,
     )
+
+
+def preference_training(directory: Path, name: str, run: TrainRun, **changes: float) -> Outcome:
+    save_assistant(directory / name)
+    task = preference_task(directory, name, **changes)
     join_alone()
     settings, device = Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), torch.device("cpu")
     with sharded():
@@ -123,3 +130,22 @@ def test_without_the_preference_term_only_the_chosen_answers_are_learned(tmp_pat
     outcome = preference_training(tmp_path, "nll", TrainRun(workers=1), preference_weight=0.0, nll_weight=1.0)
     first, _, last = outcome.state.history
     assert last["validation"]["nll"] < first["validation"]["nll"] and last["validation"]["chosen_drift"] > 0
+
+
+def references(directory: str) -> dict[str, torch.Tensor]:
+    """What a rank knows of the reference, read three pairs at once."""
+    folder, world = Path(directory), torch.distributed.get_world_size()
+    known = preference_task(folder, "assistant")
+    place = Place(torch.distributed.get_rank(), world, torch.device("cpu"), 2)
+    with patch.object(preference, "REFERENCE_TOKENS", 200):
+        known.start(place, load_model(folder / "assistant")[0])
+    return known._reference
+
+
+def test_ranks_share_the_work_of_the_reference_and_all_know_it(tmp_path: Path) -> None:
+    save_assistant(tmp_path / "assistant")
+    join_alone()
+    alone = references(str(tmp_path))
+    assert alone["train"].shape == (9, 2) and bool((alone["train"] < 0).all())
+    for ranks in together(2, tmp_path, references, str(tmp_path)):
+        assert all(torch.equal(ranks[name], alone[name]) for name in ("train", "validation"))

@@ -16,11 +16,12 @@ from worlds import sharded, together, trajectory
 from pipeline.progress import Progress
 from trainer.engine import Optimization, TrainRun, settling
 from trainer.launch import join_alone
-from trainer.loop import Outcome, Place, Plan, train
+from trainer.loop import Outcome, Plan, train
 from trainer.model.hf import load_model
 from trainer.objectives.answers import answer_log_probs
 from trainer.objectives.grpo import clipped_loss, group_advantages, squared_gradient
 from trainer.tasks.policy import PolicyTask, RolloutBatch
+from trainer.tasks.task import Place
 
 groups = st.lists(st.lists(st.tuples(st.sampled_from([0.0, 0.25, 1.0]), st.booleans()), min_size=6, max_size=6), min_size=1, max_size=4)
 

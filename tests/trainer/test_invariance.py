@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.trainer.worlds import CUTS, alone, gradients, pretraining, segments_of, tiny
-from trainer.loop import Place
+from trainer.tasks.task import Place
 
 Found = tuple[float, dict[str, Tensor]]
 

@@ -22,7 +22,6 @@ from pipeline.stage import File, UserError
 from tests.trainer.worlds import alone, pretraining, together, training
 from trainer.data.questions import Choice, Question, holds_questions, load_questions, with_answer_mark
 from trainer.engine import TrainRun
-from trainer.loop import Place
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
 from trainer.multiple_choice import (
@@ -37,6 +36,7 @@ from trainer.multiple_choice import (
     scores,
 )
 from trainer.tasks.questions import Quiz, asked_counts, asked_terms
+from trainer.tasks.task import Place
 
 ROWS: list[dict[str, Any]] = [
     {"query": "Question: What is 2+3?", "choices": ["The user asks", "5", "6 and the assistant says 7"], "gold": 1},

@@ -15,7 +15,7 @@ import pytest
 from pipeline.__main__ import parse
 from pipeline.commands import plan
 from pipeline.config import Config, load
-from pipeline.errors import PlanOnly
+from pipeline.errors import PlanOnly, UserError
 from pipeline.identity import identity_of_params
 from pipeline.reference import composed
 from pipeline.runner import run
@@ -138,6 +138,39 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
     if speed is not None:
         assert outlook.figures["time_s"] == pytest.approx(PARAMS.max_steps * PARAMS.batch_tokens / speed)
         assert outlook.seconds == pytest.approx(outlook.figures["time_s"] + 25 - 80_000 / speed)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("model.vocab_size=512", r"pretrain\.model: vocab_size 512 is smaller than the tokenizer's 2048; set vocab_size=0"),
+        (
+            "tokenize.validation_fraction=0",
+            r"pretrain\.needs\.corpus: its validation_fraction=0 leaves no document to validate on; raise it",
+        ),
+    ],
+)
+def test_what_the_settings_alone_forbid_is_refused_before_the_pages_are_read(overrides: str, line: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanOnly, match=line):
+        run(configured(f"crawl2chat {overrides}", tmp_path), [])
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            f"recipe=continued 'pretrain.model={{depth: 4}}' source.pages=[{__file__}] source.model=[{__file__}]",
+            r"pretrain\.model: the model of pretrain\.needs\.model keeps its own shape",
+        ),
+        ("recipe=continued model.depth=4", r"^model\.depth: no stage of recipe=\w* takes its model from there; leave it out$"),
+        ("recipe=continued model=7b", r"^model: no stage of recipe=\w* takes its model from there; leave it out$"),
+        ("pretrain.model=null", r"pretrain\.model: null, and there is no pretrain\.needs\.model to take its shape from; set one of them"),
+    ],
+)
+def test_a_shape_is_chosen_where_a_new_model_begins_and_only_there(overrides: str, line: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=line):
+        run(configured(f"crawl2chat {overrides}", tmp_path), [])
 
 
 def shown() -> list[tuple[str, list[str]]]:

@@ -23,11 +23,11 @@ from trainer.data.corpus import Corpus
 from trainer.data.mixture import Mixture
 from trainer.data.packing import planned, rows_of
 from trainer.engine import TrainRun
-from trainer.loop import Place
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
 from trainer.stages import Phase, PretrainParams, pretrain, sound_corpora
 from trainer.tasks.language_model import HeldOut, Pretraining
+from trainer.tasks.task import Place
 
 MODEL = Transformer(TINY.resolved(VOCABULARY), seed=1)
 

@@ -30,11 +30,12 @@ from trainer.data.sample_index import Rows, Segment, padded
 from trainer.engine import Optimization, TrainRun, deepspeed_config, settling
 from trainer.guard import Guard
 from trainer.launch import join_alone
-from trainer.loop import Outcome, Place, Plan, Task, train
+from trainer.loop import Outcome, Plan, train
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch
 from trainer.tasks.language_model import Pretraining
+from trainer.tasks.task import Place, Task
 
 VOCABULARY, END = 61, 1
 TINY = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
@@ -191,16 +192,22 @@ class Interrupted(Pretraining):
 
 @dataclass
 class Crowded(Pretraining):
-    """From the fifth step on no file may be longer than a checkpoint's, on the last rank."""
+    """From a step on no file may be as long as a checkpoint's, on the last rank; `full_at` 0: from before the start is found."""
+
+    full_at: int = 4
 
     def start(self, place: Place, model: Transformer) -> None:
         super().start(place, model)
         self.last = place.rank == place.world - 1
+        self._fill(0)
 
     def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
-        if step == 4 and self.last:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        self._fill(step)
         return super().micro_batches(step, model)
+
+    def _fill(self, step: int) -> None:
+        if step == self.full_at and self.last:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (5_000, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
 
 
 @contextlib.contextmanager

@@ -169,6 +169,16 @@ def load_model(directory: str | Path, settle: Settle | None = None) -> tuple[Tra
     return model, config
 
 
+def require_model(directory: str | Path) -> ModelConfig:
+    """The shape of a directory's model. UserError as for `load_model`, of which this reads no more than what the files say they hold."""
+    from trainer.model.transformer import Transformer
+
+    config = load_config(directory)
+    with _opened(_weight_files(Path(directory))) as files:
+        _require_fit(directory, files, config, checkpoint_tensors(Transformer(config, seed=None).state_dict(), config))
+    return config
+
+
 @contextmanager
 def _opened(paths: Sequence[Path]) -> Iterator[Mapping[str, Any]]:
     """The open file that holds each tensor, by the tensor's name. UserError where one is no safetensors file."""

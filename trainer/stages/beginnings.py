@@ -26,13 +26,13 @@ def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
     from pathlib import Path
 
     from data_prep.tokenizer import Tokenizer
-    from trainer.model.hf import load_config
+    from trainer.model.hf import require_model
 
     for file in ctx.sources:
         shutil.copyfile(file.path, ctx.path(Path(file.name).name))
         ctx.fence.check()
     directory = str(Path(ctx.path("config.json")).parent)
-    config = load_config(directory)
+    config = require_model(directory)
     Tokenizer.load(directory)
     for file in ctx.sources:
         ctx.publish(Path(file.name).name)

@@ -48,7 +48,9 @@ class Experts:
 class PretrainParams(Optimization):
     """A base model from token shards."""
 
-    model: Annotated[ModelConfig, Meta(description="the transformer's shape")] = field(default_factory=ModelConfig)
+    model: Annotated[ModelConfig | None, Meta(description="the transformer's shape; null: that of needs.model")] = field(
+        default_factory=ModelConfig
+    )
     sequence_length: Annotated[int, Meta(ge=8, description="tokens in a row; documents share rows but never see each other")] = 256
     batch_tokens: Annotated[int, Meta(ge=8, description="tokens of a step, over all ranks")] = 8192
     max_steps: Annotated[int, Meta(ge=1, description="steps of the optimizer")] = 150
@@ -93,11 +95,11 @@ class PretrainParams(Optimization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.batch_tokens % self.sequence_length and not self.model.depth:
+        if self.batch_tokens % self.sequence_length and not (self.model and self.model.depth):
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is no multiple of sequence_length {self.sequence_length}; change one of them"
             )
-        if self.sequence_length > self.model.max_position_embeddings:
+        if self.model and self.sequence_length > self.model.max_position_embeddings:
             raise ValueError(
                 f"sequence_length {self.sequence_length} exceeds model.max_position_embeddings {self.model.max_position_embeddings}; "
                 "raise the latter"
@@ -137,7 +139,11 @@ def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources:
     for key, values in (*params.mixtures(), ("max_epochs", params.max_epochs)):
         if unknown := sorted({*values} - {*corpora}):
             raise UserError(f"{name}.{key}.{unknown[0]}: there is no such corpus in {name}.needs, which has {', '.join(corpora)}")
-    if not params.model.trainable:
+    if "model" in roles and params.model:
+        raise UserError(f"{name}.model: the model of {name}.needs.model keeps its own shape; set {name}.model=null, or leave out the need")
+    if "model" not in roles and not params.model:
+        raise UserError(f"{name}.model: null, and there is no {name}.needs.model to take its shape from; set one of them")
+    if params.model and not params.model.trainable:
         raise PlanOnly(f"{name}.model.architecture={params.model.architecture}: can be planned, not trained; choose another model=")
     if run.keep_best and not params.validation_tokens:
         raise UserError(
@@ -162,7 +168,7 @@ def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources:
 )
 def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
     """Train a base model on the next token of every document; publish it as a Hugging Face directory. With `needs.model` the
-    training goes on from that model, whose shape it has instead of `model`."""
+    training goes on from that model, whose shape it has; `model` is null then."""
     from data_prep.tokenizer import Tokenizer
     from trainer.launch import NewModel, SavedModel, launch
     from trainer.loop import Plan
@@ -201,7 +207,7 @@ def shape(ctx: StageContext, params: PretrainParams, vocab_size: int) -> ModelCo
     """Of the model that is to be trained: the one among the inputs, or a new one. UserError where the data do not fit it."""
     from trainer.model.hf import load_config
 
-    if "model" not in ctx.inputs:
+    if params.model:
         try:
             return params.model.resolved(vocab_size)
         except ValueError as error:

@@ -25,9 +25,9 @@ from trainer.data.sample_index import (
     padded,
     row_numbers,
 )
-from trainer.loop import Place, Task, Term
 from trainer.objectives.language_model import TokenBatch, routed_tokens, scored_tokens, text_bits, token_counts
 from trainer.tasks.questions import AskedBatch, Quiz, asked_counts, asked_terms
+from trainer.tasks.task import Place, Task, Term
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer

@@ -18,13 +18,13 @@ from trainer.data.prompts import Prompt
 from trainer.data.records import read_records
 from trainer.engine import copied, whole
 from trainer.inference.sampling import Sampling
-from trainer.loop import Place, Task, Term
 from trainer.objectives.answers import answer_log_probs
 from trainer.objectives.grpo import clipped_loss, group_advantages, squared_gradient
 from trainer.rollout.local import Rollout, RolloutPrompt, Sampler
 from trainer.rollout.records import write_records
 from trainer.rollout.verifiers import exact_answer
 from trainer.tasks.language_model import epoch_places
+from trainer.tasks.task import Place, Task, Term
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer

@@ -15,16 +15,16 @@ from trainer.data.chat import ChatFormat
 from trainer.data.preferences import PairIds, Preference, answer_rows
 from trainer.data.records import read_records
 from trainer.engine import gathered
-from trainer.loop import Place, Task, Term
 from trainer.objectives.answers import answer_log_probs
 from trainer.objectives.dpo import PairLogProbs, likelihood_loss, margins, preference_loss
 from trainer.tasks.language_model import epoch_places
+from trainer.tasks.task import Place, Task, Term
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
 # tokens the reference reads at once, where not one pair has more: constant, so that its rounding does not depend on ranks and micro-batches
-REFERENCE_TOKENS = 1 << 15
+REFERENCE_TOKENS = 1 << 13
 
 
 @dataclass(frozen=True)
@@ -73,14 +73,18 @@ class PreferenceTask(Task):
         self._reference = {name: self._score(model, pairs) for name, pairs in self._pairs.items()}
 
     def _score(self, model: Transformer, pairs: Sequence[PairIds]) -> Tensor:
-        """Summed log-probabilities of the chosen and the rejected answers: [pairs, 2]."""
+        """Summed log-probabilities of the chosen and the rejected answers: [pairs, 2]. Each rank makes its share of them."""
         model.eval()
-        scores = []
+        scores, first = torch.zeros(len(pairs), 2, device=self._place.device), 0
         with gathered(model), torch.no_grad():
-            for part in within(REFERENCE_TOKENS, pairs):
-                batch = self._batch(part, None)
-                scores.append(answer_log_probs(model, batch.ids, batch.mask).sum(1).view(2, -1).T)
-        return torch.cat(scores) if scores else torch.zeros(0, 2)
+            for number, part in enumerate(within(REFERENCE_TOKENS, pairs)):
+                if number % self._place.world == self._place.rank:
+                    batch = self._batch(part, None)
+                    scores[first : first + len(part)] = answer_log_probs(model, batch.ids, batch.mask).sum(1).view(2, -1).T
+                first += len(part)
+        if self._place.world > 1:
+            torch.distributed.all_reduce(scores)
+        return scores
 
     def _batch(self, pairs: Sequence[PairIds], reference: Tensor | None) -> PairBatch:
         rows = [(pair.prompt, pair.chosen) for pair in pairs] + [(pair.prompt, pair.rejected) for pair in pairs]

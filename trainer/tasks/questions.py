@@ -11,8 +11,8 @@ import torch
 from data_prep.tokenizer import Tokenizer
 from pipeline.stage import File
 from trainer.data.questions import load_questions
-from trainer.loop import Place, Term
 from trainer.multiple_choice import QuestionBatch, encode_questions, question_batches, verdicts
+from trainer.tasks.task import Place, Term
 
 if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
