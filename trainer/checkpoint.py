@@ -4,8 +4,8 @@ DeepSpeed says what files hold weights and optimizer states. Random states go in
 What the loop itself remembers travels in the record's facts. All of it is copied to the host's memory, and written while the
 next steps train.
 
-A checkpoint's files are cut for a number of ranks and a ZeRO stage. Other ranks load it through DeepSpeed's universal checkpoint:
-rank 0 converts it into one file for each state of each parameter, of which every rank reads its part.
+A checkpoint's files are cut for a number of ranks and a ZeRO stage. Others load it through a universal checkpoint that rank 0 makes
+of it (`trainer.universal`).
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ import io
 import os
 import random
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -28,11 +25,10 @@ import torch
 import torch.distributed as dist
 
 from pipeline.stage import Checkpoint, Trajectory, UserError
+from trainer import universal
 from trainer.engine import Engine, serialized
 
 TAG, UNIVERSAL = "state", "universal"
-FULL = 1 << 20  # bytes: a disk with less is
-NO_ROOM = ("No space left", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed", "iostream error")
 WRITTEN, FAILED = "part written", "checkpoint failed"  # what the ranks tell each other; no terms are called so
 
 
@@ -130,31 +126,29 @@ def form(world: int, zero: int) -> dict[str, int]:
     return {"world_size": world, "zero": zero}
 
 
-def loadable(found: Mapping[str, int], wanted: Mapping[str, int]) -> bool:
-    """Whether ranks of one form can load a checkpoint of another: stage 0, which shards nothing, is read by itself."""
-    return found["zero"] == wanted["zero"] or 0 not in (found["zero"], wanted["zero"])
-
-
 def load(engine: Engine, checkpoint: Checkpoint, trajectory: Trajectory, wanted: Mapping[str, int]) -> None:
     """Put the engine and this rank's random numbers back to where `save` was called; called by every rank. `wanted`: their form.
 
     Of ranks that are more than there were, each takes the random numbers of one that was.
     """
-    saved = checkpoint.facts
-    if saved["zero"] == 0 or all(saved[name] == value for name, value in wanted.items()):
+    saved, module = checkpoint.facts, engine.deepspeed.module
+    if saved["zero"] == wanted["zero"] == 0 or all(saved[name] == value for name, value in wanted.items()):
         _read(engine, checkpoint.directory, TAG)
     else:
         directory = Path(trajectory.scratch())
-        shapes = {name: parameter.shape for name, parameter in engine.deepspeed.module.named_parameters()}
-        _converted(Path(checkpoint.directory, TAG), directory / UNIVERSAL, (saved["zero"], wanted["zero"]), shapes)
-        engine.read_universal(lambda: _read(engine, str(directory), UNIVERSAL))
+        stages = saved["zero"], wanted["zero"]
+        universal.convert(Path(checkpoint.directory, TAG), directory / UNIVERSAL, stages, dict(module.named_parameters()))
+        if wanted["zero"] == 0:
+            universal.read_whole(engine, directory / UNIVERSAL)
+        else:
+            engine.read_universal(lambda: _read(engine, str(directory), UNIVERSAL))
         dist.barrier()
         if dist.get_rank() == 0:
             shutil.rmtree(directory)
         dist.barrier()
     rank = dist.get_rank() % checkpoint.facts["world_size"]
     states = torch.load(Path(checkpoint.directory, f"random-{rank}.pt"), weights_only=False, map_location="cpu")
-    for name, buffer in engine.deepspeed.module.named_buffers():  # the universal checkpoint leaves them out
+    for name, buffer in module.named_buffers():  # the universal checkpoint leaves them out
         buffer.copy_(states["buffers"][name])
     _restore_random(states)
 
@@ -163,67 +157,6 @@ def _read(engine: Engine, directory: str, tag: str) -> None:
     path, _ = engine.deepspeed.load_checkpoint(directory, tag=tag, load_lr_scheduler_states=False)
     if path is None:  # DeepSpeed's silent way to say that it found nothing
         raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint {tag!r} in it")
-
-
-def _converted(source: Path, target: Path, stages: tuple[int, int], shapes: Mapping[str, torch.Size]) -> None:
-    """Make the universal checkpoint `target` of `source`; what that takes of disk and memory, `trainer.planning` says. The other ranks
-    wait for its last file, since that may take longer than a collective may. `stages`: from which to which; `shapes`: of the parameters,
-    only where they are whole."""
-    last = target.with_suffix(".done")
-    if dist.get_rank() == 0:
-        shutil.rmtree(target, ignore_errors=True)
-        last.unlink(missing_ok=True)
-        dist.barrier()
-        # in the folder itself, since DeepSpeed reads paths as regular expressions; in a process, since it prints
-        command = [sys.executable, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state"]
-        command += ["--input_folder", "source", "--output_folder", target.name, "--num_extract_workers", "1", "--num_merge_workers", "1"]
-        link = target.with_name("source")
-        link.unlink(missing_ok=True)
-        link.symlink_to(source)
-        done = subprocess.run(command, cwd=target.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        if done.returncode:
-            free = shutil.disk_usage(target.parent).free
-            shutil.rmtree(target.parent)
-            if free < FULL or any(words in done.stdout for words in NO_ROOM):
-                raise UserError(
-                    f"{source}: no room to convert it for these ranks, {free / 1e9:.1f} GB are free; make room (`crawl2chat plan` says "
-                    "how much it takes) and run the same command, or go on with the ranks and the ZeRO stage it was saved by"
-                )
-            raise RuntimeError(f"{source}: DeepSpeed cannot convert it: {done.stdout[-2_000:]}")
-        if stages[0] != 3 and stages[1] == 3:
-            _for_stage_three(target)
-        elif stages[0] == 3 and stages[1] != 3:
-            _from_stage_three(target, shapes)
-        last.touch()
-        return
-    dist.barrier()
-    while not last.exists():
-        time.sleep(0.1)
-
-
-def _for_stage_three(universal: Path) -> None:
-    """Let stage 3 read a universal checkpoint made from stage 1 or 2: it looks for the count of steps elsewhere."""
-    path = universal / "zero" / "optimizer_state.pt"
-    common = torch.load(path, weights_only=False, map_location="cpu")
-    step = torch.load(next(universal.glob("zero/*/step.pt")), weights_only=False, map_location="cpu")
-    torch.save({**common, "optimizer_state_dict": {"state": {0: {"step": step}}, "param_groups": common["param_groups"]}}, path)
-    (universal / "zero_pp_rank_0_mp_rank_00_model_states.pt").symlink_to("mp_rank_00_model_states.pt")
-
-
-def _from_stage_three(universal: Path, shapes: Mapping[str, torch.Size]) -> None:
-    """Let stages 1 and 2 read a universal checkpoint made from stage 3: they want shapes, and the count of steps with each parameter."""
-    import deepspeed
-
-    path = universal / "zero" / "optimizer_state.pt"
-    common = torch.load(path, weights_only=False, map_location="cpu")
-    torch.save({**common, "ds_version": deepspeed.__version__}, path)
-    for name, shape in shapes.items():
-        folder = universal / "zero" / name
-        for state in ("fp32", "exp_avg", "exp_avg_sq"):
-            flat = torch.load(folder / f"{state}.pt", weights_only=False, map_location="cpu")
-            torch.save({"param": flat.view(shape)}, folder / f"{state}.pt")
-        torch.save(common["optimizer_state_dict"]["state"][0]["step"], folder / "step.pt")
-    (universal / "mp_rank_00_model_states.pt").symlink_to("zero_pp_rank_0_mp_rank_00_model_states.pt")
 
 
 def find(trajectory: Trajectory, accept: Callable[[Checkpoint], bool], tell: Callable[[str], None]) -> Checkpoint | None:

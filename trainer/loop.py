@@ -386,12 +386,8 @@ class _Loop:
         return checkpoint.form(self.world, self.run_settings.zero)
 
     def fits(self, found: Checkpoint) -> bool:
-        """Whether training can go on from there: the same inputs, a cut these ranks can read, and the learning rates so far as
-        planned now."""
+        """Whether training can go on from there: the same inputs, and the learning rates so far as planned now."""
         if found.facts["inputs"] != self.inputs:
-            return False
-        if not checkpoint.loadable(found.facts, self.form()):
-            self.note(f"checkpoint of step {found.step} was saved by {_cut(found.facts)}; set aside, now it is {_cut(self.form())}")
             return False
         if found.step > self.plan.steps or found.facts["lr_digest"] != self.lr_digest(found.step):
             return False
@@ -403,7 +399,7 @@ class _Loop:
 
     def readable_at(self, found: Checkpoint, step: int) -> bool:
         """Whether it is a checkpoint of this step that these ranks can read."""
-        return found.step == step and found.facts["inputs"] == self.inputs and checkpoint.loadable(found.facts, self.form())
+        return found.step == step and found.facts["inputs"] == self.inputs
 
     def load_best(self) -> None:
         found = checkpoint.find(self.trajectory, lambda found: self.readable_at(found, self.state.best_step), self.note)
