@@ -238,8 +238,8 @@ def equal(first: Outcome, second: Outcome) -> bool:
 
 def two_ranks_cases(directory: str) -> dict[str, Any]:
     """`weights`: those of 4 steps at each ZeRO stage with 7 rows on two ranks in micro-batches of 3, so that one rank has a
-    micro-batch less. `exact`: whether resuming gives the same bits, by precision and stage. `crowded`: what is said where the last rank has no
-    room. `gradients` and `curves`: see there. The trainings `shown-1` and `shown-3` let texts be read."""
+    micro-batch less. `exact`: whether resuming gives the same bits, by precision and stage. `crowded`: what is said where the last rank
+    has no room. `gradients` and `curves`: see there. The trainings `shown-1` and `shown-3` let texts be read."""
     folder = Path(directory)
     weights, exact = {}, {}
     for zero in range(4):
