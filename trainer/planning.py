@@ -209,19 +209,18 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, device
     """Bytes kept from the forward pass of `tokens` for the backward pass, counted tensor by tensor.
 
     A block keeps its two norms' inputs and outputs (4 d); rotated queries, attention's output (2 q; on a GPU laid out for the projection
-    as well, 3 q), keys and values (2 k), queries and keys before they are normalised; of a feed-forward layer the gate, its activation,
-    the other half and their product (4 f; gpt2 2 f). A CPU's masks of packed documents are left out.
+    as well, 3 q), keys and values (2 k), queries and keys before they are normalised; of a feed-forward layer the gate and the other half
+    (2 f, as gpt2 has), of routed experts' their activation and product as well. A CPU's masks of packed documents are left out.
     Recomputing keeps a block's input alone, and the rest of one block. Logits are kept where all are few.
     """
     d, layers = config.hidden_size, config.num_hidden_layers
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
     laid_out = queries if device == "cuda" else 0
     attention = 4 * d + 2 * queries + laid_out + 2 * keys + (queries + keys if config.qk_norm else 0)
-    feed_forward = 2 if config.architecture == "gpt2" else 4
-    dense = attention + feed_forward * config.intermediate_size
+    dense = attention + 2 * config.intermediate_size
     # a token's copy for each expert, what the expert keeps, what it gives back, weights and places; shared experts need no copies
     routed = config.num_experts_per_tok * (2 * d + 4 * expert_width(config) + 12) + 2 * config.num_experts
-    sparse = attention + routed + config.n_shared_experts * 4 * expert_width(config)
+    sparse = attention + routed + config.n_shared_experts * 2 * expert_width(config)
     blocks = [sparse if config.sparse(layer) else dense for layer in range(layers)]
     kept = layers * d + max(blocks) if recompute else sum(blocks)
     logits = tokens * config.vocab_size

@@ -51,3 +51,13 @@ def test_a_feed_forward_layer_and_its_gradients_are_the_formula(at_once: int, mo
     with torch.no_grad():
         torch.testing.assert_close(trained, swiglu(*inputs), rtol=1e-12, atol=1e-15)
     assert torch.autograd.gradcheck(swiglu, inputs)
+
+
+def test_in_sixteen_bits_a_feed_forward_layer_sums_over_all_tokens_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = [tensor.detach().bfloat16().requires_grad_() for tensor in (drawn(64, 8), drawn(16, 8), drawn(16, 8), drawn(8, 16))]
+    whole = torch.autograd.grad(swiglu(*inputs).sum(), inputs)
+    monkeypatch.setattr(module, "ACTIVATIONS_AT_ONCE", 16)
+    assert all(torch.equal(*pair) for pair in zip(whole, torch.autograd.grad(swiglu(*inputs).sum(), inputs), strict=True))
+    monkeypatch.setattr(module, "_trained_as_written", lambda: False)  # as a compiler is given it
+    for own, usual in zip(whole, torch.autograd.grad(swiglu(*inputs).sum(), inputs), strict=True):
+        torch.testing.assert_close(own, usual, rtol=2e-2, atol=2e-2 * float(usual.abs().max()))

@@ -1,7 +1,8 @@
-"""RMS norms, rotations and SwiGLU, with forward and backward passes by hand where the time of an operation is what it moves through
-memory: in fp32 and fp64 on a CPU. There autograd's own way through the elementary operations is half as fast.
+"""RMS norms, rotations and SwiGLU, with forward and backward passes by hand.
 
-GPUs have kernels for the norm, and a compiler makes its own: there the same formulas stand as they are read.
+Norms and rotations where the time of an operation is what it moves through memory: in fp32 and fp64 on a CPU. There autograd's own way
+through the elementary operations is half as fast. SwiGLU everywhere, since it keeps half of what autograd would. A compiler makes its
+own passes: for it, and where nothing is trained, the same formulas stand as they are read.
 """
 
 from __future__ import annotations
@@ -17,8 +18,15 @@ ACTIVATIONS_AT_ONCE = 1 << 18  # 1 MiB of fp32: what a core's cache holds
 
 def by_hand(x: Tensor) -> bool:
     """Whether to train by the passes below; without gradients torch's own operations are as good, and better for single tokens."""
-    exact = x.dtype in (torch.float32, torch.float64)
-    return exact and x.device.type == "cpu" and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return _exact_on_cpu(x) and _trained_as_written()
+
+
+def _exact_on_cpu(x: Tensor) -> bool:
+    return x.dtype in (torch.float32, torch.float64) and x.device.type == "cpu"
+
+
+def _trained_as_written() -> bool:
+    return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
 class RMSNorm(nn.RMSNorm):
@@ -90,14 +98,15 @@ def _parts(x: Tensor, cos: Tensor) -> tuple[Tensor, ...]:
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """down · (silu(gate · x) ⊙ (up · x)), of [..., d] and the weights [i, d], [i, d], [d, i] → [..., d] (arXiv:2002.05202)."""
-    if by_hand(x):
+    if _trained_as_written():
         output: Tensor = SwiGLU.apply(x.reshape(-1, x.shape[-1]), gate, up, down)
         return output.view(x.shape)
     return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)
 
 
 class SwiGLU(torch.autograd.Function):
-    """Some tokens at a time, so that what lies between two products is still in the cache. Half of what autograd would is kept."""
+    """Keeps what the two first products give, and makes again what follows from them. On a CPU some tokens go at a time, so that what lies
+    between two products is still in the cache."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
@@ -113,21 +122,24 @@ class SwiGLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         x, gate, up, down, gates, ups = ctx.saved_tensors
-        x_gradient, gate_gradient, up_gradient, down_gradient = (torch.zeros_like(tensor) for tensor in (x, gate, up, down))
+        x_gradient = torch.empty_like(x)
+        gate_gradient, up_gradient, down_gradient = (torch.zeros_like(weight) for weight in (gate, up, down))
         for rows in _some_rows(gates):
             activated = F.silu(gates[rows])
             down_gradient.addmm_(gradient[rows].T, activated * ups[rows])
             of_product = gradient[rows] @ down
             of_up = activated.mul_(of_product)
             of_gate = torch.ops.aten.silu_backward(of_product.mul_(ups[rows]), gates[rows])
-            x_gradient[rows].addmm_(of_gate, gate).addmm_(of_up, up)
+            torch.mm(of_gate, gate, out=x_gradient[rows]).addmm_(of_up, up)
             gate_gradient.addmm_(of_gate.T, x[rows])
             up_gradient.addmm_(of_up.T, x[rows])
         return x_gradient, gate_gradient, up_gradient, down_gradient
 
 
 def _some_rows(activations: Tensor) -> list[slice]:
-    return spans(len(activations), max(1, ACTIVATIONS_AT_ONCE // activations.shape[1]))
+    """Of [n, i] as many at a time as a CPU's cache holds; elsewhere all, and where a sum over parts would lose digits in 16 bits."""
+    some = max(1, ACTIVATIONS_AT_ONCE // activations.shape[1])
+    return spans(len(activations), some if _exact_on_cpu(activations) else len(activations) or 1)
 
 
 def spans(length: int, size: int) -> list[slice]:
