@@ -135,7 +135,7 @@ def load(values: Mapping[str, Any], raw: Mapping[str, Any], said: Set[str] = fro
 
 def _require_taken(raw: Mapping[str, Any], stages: Iterable[str], recipe: str, said: Set[str]) -> None:
     """UserError for a model that the user chooses and no stage would have."""
-    if any((raw.get(name) or {}).get("model") == "${model}" for name in stages):
+    if any((raw.get(name) or {}).get("model") is not None for name in stages):
         return
     for key in sorted(said):
         if key.split(".")[0] == "model":
@@ -202,7 +202,10 @@ def _said_of(name: str, raw: Mapping[str, Any], said: Set[str]) -> set[str]:
 
 def _require_whole(name: str, params: type, raw: Mapping[str, Any], composed: Mapping[str, Any], said: Set[str]) -> None:
     """Refuse `pretrain.model.x=…`: it would not change the `model` that the stage takes (`model: ${model}`) but stand in its place."""
+    needs = raw.get("needs")
     for key, value in raw.items():
+        if isinstance(needs, Mapping) and needs.get(key):  # it comes from another stage
+            continue
         taken, kind = composed.get(key), dataclass_of(field_type(params, key))
         if isinstance(value, Mapping) and value and isinstance(taken, Mapping) and kind and {*taken} <= {*typing.get_type_hints(kind)}:
             own = [f"{name}.{key}.{part}" for part in value]

@@ -18,15 +18,18 @@ def outlooks(survey: Survey, building: Collection[str] = ()) -> dict[str, Outloo
         if name not in survey.closure or node.stage.plan is None:
             continue
         inputs = {
-            role: Upstream(nodes[upstream].params, found[upstream].hands if upstream in found else None)
+            role: Upstream(
+                nodes[upstream].params if nodes[upstream].pin is None else None,  # what is pinned may have been made with others
+                found[upstream].hands if upstream in found else None,
+            )
             for role, upstream in node.needs.items()
         }
         try:
             outlook = node.stage.plan(node.params, node.run, node.assumed, inputs, survey.store.manifests(node.stage.name))
         except PlanOnly as error:
             if name in building:
-                raise
-            outlook = Outlook({}, (str(error),))
+                raise PlanOnly(f"{name}.{error}") from None
+            outlook = Outlook({}, (f"{name}.{error}",))
         if outlook is not None:
             found[name] = outlook
     return found

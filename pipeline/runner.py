@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 import traceback
@@ -43,6 +44,7 @@ def run(config: Config, overrides: Sequence[str]) -> Survey:
     order = to_build(survey)
     if order:
         outlooks(survey, building=order)  # what cannot be made is refused before what it is made from is
+        _require_room(config, order)
     current = Run.of(config)
     current.begin(survey, overrides)
     with Console(current.events):
@@ -63,6 +65,18 @@ def run(config: Config, overrides: Sequence[str]) -> Survey:
             survey.refresh(name)
             current.show(survey, name)
     return survey
+
+
+def _require_room(config: Config, order: Sequence[str]) -> None:
+    """UserError for a stage that needs more CPUs than a Ray of this machine will have. Other clusters may grow when they are asked to,
+    and GPUs and memory are Ray's to find."""
+    if config.settings.cluster.kind != "local":
+        return
+    there = {"CPU": float(config.settings.cluster.cpus or os.cpu_count() or 1), "GPU": math.inf, "memory": math.inf}
+    for name in order:
+        require_room = getattr(config.nodes[name].run, "require_room", None)
+        if require_room is not None:
+            require_room(name, there)
 
 
 def _made_stale(survey: Survey, name: str) -> bool:
@@ -175,11 +189,6 @@ def _context(survey: Survey, node: Node, status: Status, fence: Fence, progress:
         from pipeline.cluster import connect as connect_ray
 
         connect_ray(config.settings.cluster)
-        if config.settings.cluster.kind == "local":  # others may grow when they are asked to
-            import ray
-
-            for name in to_build(survey):
-                config.nodes[name].run.require_room(name, ray.cluster_resources())
 
     trajectory = Trajectory(
         str(store.trajectory(node.stage.name, trajectory_key(status.spec or {}, node.stage.extendable))),

@@ -272,7 +272,8 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Upstream:
-    """What an outlook knows of an input that may not be there yet: its stage's params, and what that one's outlook hands on."""
+    """What an outlook knows of an input that may not be there yet: its stage's params, None where it is pinned, and what that one's outlook
+    hands on."""
 
     params: Any
     hands: Any = None
@@ -321,8 +322,8 @@ def stage(
 ) -> Callable[[Callable[[StageContext, Any], Metrics]], Stage]:
     """Declare a stage.
 
-    run         frozen dataclass of the settings that never change the output; `require_room(name, resources)` refuses what a cluster has no
-                room for
+    run         frozen dataclass of the settings that never change the output; a method `require_room(name, resources)` of it, if there is
+                one, refuses before anything starts what the cluster has no room for
     version     raise it when the same params must give another output
     reads       role of the document stage it reads: its records in must equal what that input kept
     keeps       folder whose rows are the records it kept
@@ -334,7 +335,8 @@ def stage(
     resolve     called with the params and the keys that the command line sets: gives the params with those filled in that follow from
                 others, and a line for each; what comes out is the identity
     plan        called by `plan` and before a run with params, run settings, assumptions, inputs by role and the manifests of this
-                stage's artifacts; gives an Outlook, or raises PlanOnly where its inputs will not do
+                stage's artifacts; gives an Outlook, or raises PlanOnly where its inputs will not do,
+                beginning with a key of its own
     assumes     dataclass of the assumptions, set under `planning`; never identity
     """
 

@@ -131,8 +131,8 @@ class TrainRun:
             found = there.get(kind, 0.0)
             if wanted * self.workers > found:
                 fitting = int(found // wanted)
-                key = f"{kind.lower()}s_per_worker"
-                mend = f"workers={fitting}" if fitting else f"{key}={0 if kind == 'GPU' else wanted / 2:g}"
+                share = 0 if kind == "GPU" else found / self.workers
+                mend = f"workers={fitting}" if fitting else f"{kind.lower()}s_per_worker={share:.3g}"
                 raise UserError(
                     f"{name}.run.workers={self.workers}: {self.workers} ranks need {wanted * self.workers:g} {kind}s, the cluster has "
                     f"{found:g}; set {name}.run.{mend}, or add nodes"

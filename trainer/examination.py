@@ -109,4 +109,6 @@ def bits_per_byte(model: Transformer, end_id: int, shard: Shard) -> float:
         for batch in task.validation_batches():
             bits += float(task.terms(model, batch)["bits_per_byte"].numerator)
             text_bytes += task.counts(batch)["bytes"]
+    if not text_bytes:
+        raise UserError("needs.corpus: has no held-out document to measure bits per byte on; raise its validation_fraction")
     return bits / text_bytes

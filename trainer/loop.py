@@ -252,10 +252,9 @@ class _Loop:
         skipped = [*self.state.skipped, {"step": step + 1, "reason": problem, "samples": samples}]
         wrong = f"step {step + 1}: {problem}"
         if step == 0:
-            raise UserError(
-                f"{wrong}, before anything was learned: the weights that it begins with are damaged, or {self.settings.precision} cannot "
-                "hold what they compute; give others, or precision=fp32"
-            )
+            precision = self.settings.precision
+            also = "" if precision == "fp32" else f", or {precision} cannot hold what they compute: set precision=fp32"
+            raise UserError(f"{wrong}, before anything was learned: the weights that it begins with are damaged, give others{also}")
         if self.plan.guard is None or not samples:
             raise UserError(f"{wrong}; lower lr or raise warmup_steps")
         if len(skipped) > self.plan.guard.rollbacks:

@@ -34,21 +34,22 @@ def plan_pretraining(
     manifests: Sequence[Mapping[str, Any]],
 ) -> Outlook | None:
     """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says, and
-    where the model that it goes on from cannot say its shape. PlanOnly for a vocabulary that does not fit the model, and a corpus that is
-    to be validated on and will have nothing held out."""
-    for role, upstream in inputs.items():
-        if params.validation_tokens and getattr(upstream.params, "validation_fraction", None) == 0:
-            raise PlanOnly(
-                f"pretrain.needs.{role}: its validation_fraction=0 leaves no document to validate on; raise it, or set "
-                "pretrain.validation_tokens=0"
-            )
-    config = inputs["model"].hands if "model" in inputs else None
+    where the model that it goes on from cannot say its shape. PlanOnly for a vocabulary or rows that do not fit the model, and a corpus
+    that is to be validated on and will have nothing held out."""
+    if params.validation_tokens:
+        require_held_out(inputs, ", or set its validation_tokens=0")
+    given = getattr(inputs["tokenizer"].params, "vocab_size", 0)
     if params.model:
-        given = getattr(inputs["tokenizer"].params, "vocab_size", 0)
         try:
             config = params.model.resolved(given if params.model.trainable or not params.model.vocab_size else 0)
         except ValueError as error:
-            raise PlanOnly(f"pretrain.model: {error}") from None
+            raise PlanOnly(f"model: {error}") from None
+    else:
+        config = inputs["model"].hands
+        if isinstance(config, ModelConfig) and config.vocab_size < given:
+            raise PlanOnly(f"needs.model: knows {config.vocab_size} tokens, needs.tokenizer {given}; give it the model's own")
+        if isinstance(config, ModelConfig) and config.max_position_embeddings < params.sequence_length:
+            raise PlanOnly(f"sequence_length={params.sequence_length}: the model reads {config.max_position_embeddings} tokens; lower it")
     if not isinstance(config, ModelConfig) or not config.vocab_size:
         return None
     before = measured(manifests, params, run, count_parameters(config))
@@ -140,10 +141,25 @@ def plan_upcycling(
     try:
         config = params.model.shape(dense)
     except ValueError as error:
-        raise PlanOnly(f"upcycle.model: {error}") from None
+        raise PlanOnly(f"model: {error}") from None
     parameters = count_parameters(config)
     line = f"{counted(parameters.total)} parameters ({counted(parameters.active)} active) from {counted(count_parameters(dense).total)}"
     return Outlook({"parameters": parameters.plain()}, (line,), hands=config)
+
+
+def plan_evaluation(
+    params: Any, run: Any, assumptions: Any, inputs: Mapping[str, Upstream], manifests: Sequence[Mapping[str, Any]]
+) -> Outlook | None:
+    """PlanOnly for a corpus that will have nothing held out."""
+    require_held_out(inputs)
+    return None
+
+
+def require_held_out(inputs: Mapping[str, Upstream], otherwise: str = "") -> None:
+    """PlanOnly where an input holds no document back."""
+    for role, upstream in inputs.items():
+        if getattr(upstream.params, "validation_fraction", None) == 0:
+            raise PlanOnly(f"needs.{role}: its validation_fraction=0 leaves no document to measure a model on; raise it{otherwise}")
 
 
 def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:

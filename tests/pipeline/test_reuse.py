@@ -233,14 +233,6 @@ def test_what_no_node_could_ever_run_is_refused(toy: Toy, demand: str) -> None:
     assert "the whole cluster has" in error and "Traceback" not in error
 
 
-def test_what_this_machine_could_never_run_is_refused_before_the_first_task(tmp_path: Path) -> None:
-    alone = Toy(tmp_path)
-    alone.write(one="a bee sat in the clover")
-    error = alone.run("shout.run.cpus=1000", expect=1).stderr
-    assert "shout.run.cpus=1000: the whole cluster has" in error and "Traceback" not in error
-    assert not list((alone.root / "store" / "clean" / "shards").glob("*"))
-
-
 def test_a_sweep_shares_what_stands_before_it_and_resumes(toy: Toy) -> None:
     toy.run("-m", "shout.mark=1st,2nd")
     runs = sorted(path.name for path in (toy.root / "runs").iterdir() if path.name.startswith("toy-"))

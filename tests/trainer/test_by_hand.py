@@ -43,9 +43,10 @@ def test_a_rotation_and_its_gradient_are_the_formulas(turning: int) -> None:
     assert torch.autograd.gradcheck(lambda x: rotate(x, cos, sin), (x,))
 
 
-@pytest.mark.parametrize("at_once", [1, 14, 1 << 18], ids=["a token", "two tokens and a rest", "all"])
+@pytest.mark.parametrize("at_once", [7, 14, 1 << 18], ids=["a token", "two tokens and a rest", "all"])
 def test_a_feed_forward_layer_and_its_gradients_are_the_formula(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "ACTIVATIONS_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "TOKENS_AT_LEAST", 1)
     inputs = (drawn(3, 5, 4).transpose(0, 1), drawn(7, 4), drawn(7, 4), drawn(4, 7))
     trained = swiglu(*inputs)
     with torch.no_grad():
@@ -57,6 +58,7 @@ def test_in_sixteen_bits_a_feed_forward_layer_sums_over_all_tokens_at_once(monke
     inputs = [tensor.detach().bfloat16().requires_grad_() for tensor in (drawn(64, 8), drawn(16, 8), drawn(16, 8), drawn(8, 16))]
     whole = torch.autograd.grad(swiglu(*inputs).sum(), inputs)
     monkeypatch.setattr(module, "ACTIVATIONS_AT_ONCE", 16)
+    monkeypatch.setattr(module, "TOKENS_AT_LEAST", 1)
     assert all(torch.equal(*pair) for pair in zip(whole, torch.autograd.grad(swiglu(*inputs).sum(), inputs), strict=True))
     monkeypatch.setattr(module, "_trained_as_written", lambda: False)  # as a compiler is given it
     for own, usual in zip(whole, torch.autograd.grad(swiglu(*inputs).sum(), inputs), strict=True):

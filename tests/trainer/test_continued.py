@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data_prep.tokenizer import export, train
 from pipeline.stage import Artifact, File, MapRun, Metrics, Upstream, UserError
@@ -124,6 +125,44 @@ def test_weights_that_are_not_what_the_config_says_are_refused_when_they_are_ado
     (theirs / "model.safetensors").write_bytes(content[:-8])
     with pytest.raises(UserError, match=r"model\.safetensors: no readable safetensors file .*; the model must be fetched again"):
         adopted(tmp_path / "cut", theirs)
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"vocab_size": None}, r"adopt\.sources: config\.json: Expected `int`, got `null`"),
+        ({"hidden_size": "16"}, r"adopt\.sources: config\.json: "),
+        ({"rope_parameters": [1]}, r"adopt\.sources: config\.json: its rotary parameters are \[1\]"),
+        ({"rms_norm_eps": "1e-6"}, r"adopt\.sources: config\.json: Expected `float`, got `str`"),
+    ],
+)
+def test_a_config_of_other_types_is_one_line(tmp_path: Path, theirs: Path, change: dict[str, object], line: str) -> None:
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=line):
+        adopted(tmp_path, theirs)
+
+
+def test_quantised_weights_a_larger_tokenizer_and_files_of_one_name_are_refused(tmp_path: Path, theirs: Path) -> None:
+    weights = load_file(theirs / "model.safetensors")
+    kept = (theirs / "model.safetensors").read_bytes()
+    name = "model.layers.0.mlp.up_proj.weight"
+    save_file(weights | {name: weights[name].to(torch.int8)}, theirs / "model.safetensors")
+    with pytest.raises(UserError, match=rf"{name} holds I8, not one of F64, F32, BF16, F16"):
+        adopted(tmp_path / "quantised", theirs)
+    (theirs / "model.safetensors").write_bytes(kept)
+    (theirs / "more").mkdir()
+    (theirs / "more" / "config.json").write_text("{}")
+    files = [File.of(path.name, path) for path in sorted(theirs.rglob("*.*")) if path.is_file()]
+    with pytest.raises(UserError, match=r"adopt\.sources: 2 files are named config\.json; give the files of one folder"):
+        adopt(context(adopt, tmp_path / "twice", files), AdoptParams())
+    shutil.rmtree(theirs / "more")
+    small = SHAPE.resolved(200)
+    save_weights(Transformer(small, seed=5).state_dict(), small, theirs)
+    config = json.loads((theirs / "config.json").read_text())
+    (theirs / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
+    with pytest.raises(UserError, match=r"adopt\.sources: the tokenizer has 288 tokens, the model knows 200; give files of one model"):
+        adopted(tmp_path / "small", theirs)
 
 
 def test_a_model_that_begins_with_no_numbers_is_what_is_blamed(tmp_path: Path, theirs: Path) -> None:

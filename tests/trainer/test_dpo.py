@@ -85,7 +85,8 @@ def test_a_broken_preference_is_one_line_that_names_the_row(change):
 def write_preferences(path: Path, numbers: range) -> str:
     questions = {number: [{"role": "user", "content": f"What is {number}+3?"}] for number in numbers}
     rows = [{"id": str(n), "prompt": q, "chosen": f"The user asks {n + 3}.", "rejected": f"{n + 3}"} for n, q in questions.items()]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if not path.exists():  # several ranks come here
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return str(path)
 
 
@@ -99,7 +100,8 @@ def preference_task(directory: Path, name: str, **changes: float) -> PreferenceT
 
 
 def preference_training(directory: Path, name: str, run: TrainRun, **changes: float) -> Outcome:
-    save_assistant(directory / name)
+    if not (directory / name).exists():
+        save_assistant(directory / name)
     task = preference_task(directory, name, **changes)
     join_alone()
     settings, device = Optimization(lr=3e-3, warmup_steps=2, schedule="constant"), torch.device("cpu")
@@ -130,6 +132,21 @@ def test_without_the_preference_term_only_the_chosen_answers_are_learned(tmp_pat
     outcome = preference_training(tmp_path, "nll", TrainRun(workers=1), preference_weight=0.0, nll_weight=1.0)
     first, _, last = outcome.state.history
     assert last["validation"]["nll"] < first["validation"]["nll"] and last["validation"]["chosen_drift"] > 0
+
+
+@pytest.mark.parametrize(("micro_batch", "zero"), [(1, 1), (2, 3)])
+def test_two_ranks_validate_on_the_pairs_of_one(tmp_path: Path, micro_batch: int, zero: int) -> None:
+    alone = validated(str(tmp_path), "alone", micro_batch, zero)
+    save_assistant(tmp_path / "ranks")
+    for ranks in together(2, tmp_path, validated, str(tmp_path), "ranks", micro_batch, zero):
+        assert ranks == pytest.approx(alone, abs=1e-5)
+
+
+def validated(directory: str, name: str, micro_batch: int, zero: int) -> dict[str, float]:
+    """What these ranks find on the three pairs held out, before the first step."""
+    outcome = preference_training(Path(directory), name, TrainRun(zero=zero, micro_batch=micro_batch))
+    found: dict[str, float] = outcome.state.history[0]["validation"]
+    return found
 
 
 def references(directory: str) -> dict[str, torch.Tensor]:

@@ -146,21 +146,28 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
         ("model.vocab_size=512", r"pretrain\.model: vocab_size 512 is smaller than the tokenizer's 2048; set vocab_size=0"),
         (
             "tokenize.validation_fraction=0",
-            r"pretrain\.needs\.corpus: its validation_fraction=0 leaves no document to validate on; raise it",
+            r"pretrain\.needs\.corpus: its validation_fraction=0 leaves no document to measure a model on; raise it, or",
         ),
+        (
+            "tokenize.validation_fraction=0 pretrain.validation_tokens=0",
+            r"^evaluate\.needs\.corpus: its validation_fraction=0 leaves no document to measure a model on; raise it$",
+        ),
+        ("recipe=upcycled dense.sequence_length=2048", r"^dense\.sequence_length=2048: the model reads 1024 tokens; lower it$"),
+        ("cluster.cpus=1", r"^pretrain\.run\.workers=2: 2 ranks need 2 CPUs, the cluster has 1; set pretrain\.run\.workers=1"),
+        ("score.run.cpus=1000", r"^score\.run\.cpus=1000: the whole cluster has"),
     ],
 )
 def test_what_the_settings_alone_forbid_is_refused_before_the_pages_are_read(overrides: str, line: str, tmp_path: Path) -> None:
-    with pytest.raises(PlanOnly, match=line):
+    with pytest.raises(UserError, match=line):
         run(configured(f"crawl2chat {overrides}", tmp_path), [])
-    assert not (tmp_path / "store").exists()
+    assert not list((tmp_path / "store").glob("*/*/error.json"))
 
 
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
         (
-            f"recipe=continued 'pretrain.model={{depth: 4}}' source.pages=[{__file__}] source.model=[{__file__}]",
+            f"recipe=continued pretrain.model.depth=4 source.pages=[{__file__}] source.model=[{__file__}]",
             r"pretrain\.model: the model of pretrain\.needs\.model keeps its own shape",
         ),
         ("recipe=continued model.depth=4", r"^model\.depth: no stage of recipe=\w* takes its model from there; leave it out$"),

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 ACTIVATIONS_AT_ONCE = 1 << 18  # 1 MiB of fp32: what a core's cache holds
+TOKENS_AT_LEAST = 256  # with fewer, reading the weights takes longer than multiplying by them
 
 
 def by_hand(x: Tensor) -> bool:
@@ -138,8 +139,9 @@ class SwiGLU(torch.autograd.Function):
 
 def _some_rows(activations: Tensor) -> list[slice]:
     """Of [n, i] as many at a time as a CPU's cache holds; elsewhere all, and where a sum over parts would lose digits in 16 bits."""
-    some = max(1, ACTIVATIONS_AT_ONCE // activations.shape[1])
-    return spans(len(activations), some if _exact_on_cpu(activations) else len(activations) or 1)
+    some = ACTIVATIONS_AT_ONCE // activations.shape[1]
+    cached = some >= TOKENS_AT_LEAST and _exact_on_cpu(activations)
+    return spans(len(activations), some if cached else len(activations) or 1)
 
 
 def spans(length: int, size: int) -> list[slice]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta
 
 from pipeline.stage import UserError
@@ -296,6 +297,8 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> ModelConfig:
         raise UserError(f"{where}: model_type is {architecture!r}; only {', '.join(CLASSES)} models can be loaded")
     # transformers 5 writes the first, everything older the second beside a plain rope_theta
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    if not isinstance(rope, Mapping):
+        raise UserError(f"{where}: its rotary parameters are {rope!r}; fetch the model again")
     sparse = architecture in EXPERTS
     for name, found in {
         "attention_bias": values.get("attention_bias") and architecture != "glm4_moe",
@@ -337,10 +340,10 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> ModelConfig:
             shape |= {name: values[name] for name in names}
             shape |= {name: values.get(name, False) for name in ("use_qk_norm", "attention_bias")}
             shape["partial_rotary_factor"] = values.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 0.5
-        return ModelConfig(**shape)
+        return msgspec.convert(asdict(ModelConfig(**shape)), ModelConfig)
     except KeyError as error:
         raise UserError(f"{where}: it has no {error.args[0]}; fetch the model again") from None
-    except ValueError as error:
+    except (TypeError, ValueError, ZeroDivisionError) as error:  # msgspec's are ValueErrors
         raise UserError(f"{where}: {error}") from None
 
 

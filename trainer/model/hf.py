@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+DTYPES = ("F64", "F32", "BF16", "F16")  # others are quantised, and mean nothing without their scales
 SHARD_BYTES = 5_000_000_000  # larger models are written as several files
 ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "qwen3_moe": "Qwen3-MoE", "glm4_moe": "Glm4Moe"}
 # what a tokenizer directory may hold; the rest of a model directory is written anew
@@ -201,8 +202,11 @@ def _require_fit(directory: str | Path, files: Mapping[str, Any], config: ModelC
     for name in sorted(files):
         if name in wanted:
             shape, right = list(files[name].get_slice(name).get_shape()), list(wanted[name].shape)
+            kind = files[name].get_slice(name).get_dtype()
             if shape != right:
                 unfit.append(f"{name} is {shape}, not {right}")
+            elif kind not in DTYPES:
+                unfit.append(f"{name} holds {kind}, not one of {', '.join(DTYPES)}")
         elif not _needless(name, config):
             unfit.append(f"{name} is unknown")
     unfit += [f"{name} is missing" for name in wanted if name not in files]
@@ -227,7 +231,8 @@ def _weight_files(directory: Path) -> list[Path]:
 def _needless(name: str, config: ModelConfig) -> bool:
     """Tensors that public checkpoints hold beside the model: what a tied output layer repeats, frequencies that follow from
     config.json, and Glm4Moe's layers for predicting several tokens at once, which transformers leaves out as well."""
-    if name.startswith("model.layers.") and int(name.split(".")[2]) >= config.num_hidden_layers:
+    layer = name.removeprefix("model.layers.").split(".")[0]
+    if layer != name and layer.isdigit() and int(layer) >= config.num_hidden_layers:
         return config.architecture == "glm4_moe"
     return name.endswith("rotary_emb.inv_freq") or (name == "lm_head.weight" and config.tie_word_embeddings)
 

@@ -23,17 +23,26 @@ class AdoptParams:
 def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
     """Somebody's Hugging Face directory, its files given as sources, as a model and tokenizer that other stages can need."""
     import shutil
+    from collections import Counter
     from pathlib import Path
 
     from data_prep.tokenizer import Tokenizer
     from trainer.model.hf import require_model
 
+    for name, times in Counter(Path(file.name).name for file in ctx.sources).items():
+        if times > 1:
+            raise UserError(f"adopt.sources: {times} files are named {name}; give the files of one folder")
     for file in ctx.sources:
         shutil.copyfile(file.path, ctx.path(Path(file.name).name))
         ctx.fence.check()
     directory = str(Path(ctx.path("config.json")).parent)
-    config = require_model(directory)
-    Tokenizer.load(directory)
+    try:
+        config = require_model(directory)
+        known = Tokenizer.load(directory).vocab_size
+    except UserError as error:  # of the user's files, not of the copy
+        raise UserError(f"adopt.sources: {str(error).replace(f'{directory}/', '').replace(directory, 'the model')}") from None
+    if known > config.vocab_size:
+        raise UserError(f"adopt.sources: the tokenizer has {known} tokens, the model knows {config.vocab_size}; give files of one model")
     for file in ctx.sources:
         ctx.publish(Path(file.name).name)
     return {"parameters": count_parameters(config).exact, "vocab_size": config.vocab_size}

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from pipeline.stage import MapRun, Metrics, StageContext, Unit, UserError, stage, stem
+from trainer.outlook import plan_evaluation
 from trainer.stages.publishing import Seed
 
 
@@ -28,7 +29,7 @@ class EvaluateParams:
     seed: Seed = 0
 
 
-@stage(version=1, needs=("corpus", "*"))
+@stage(version=1, needs=("corpus", "*"), plan=plan_evaluation)
 def evaluate(ctx: StageContext, params: EvaluateParams) -> Metrics:
     """Measure every model among the inputs on the same held-out data; publish the numbers and a table, side by side.
 

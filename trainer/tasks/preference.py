@@ -93,17 +93,20 @@ class PreferenceTask(Task):
         return PairBatch(ids.to(self._place.device), mask.to(self._place.device), flat)
 
     def _batches(self, name: str, numbers: Sequence[int]) -> list[PairBatch]:
-        # dealt in order of length, so that the ranks have equally much to do
-        mine = sorted(numbers, key=lambda number: self._pairs[name][number].length)[self._place.rank :: self._place.world]
-        parts = [mine[start : start + self._place.micro_batch] for start in range(0, len(mine), self._place.micro_batch)]
-        return [self._batch([self._pairs[name][number] for number in part], self._reference[name][part]) for part in parts]
+        parts = [numbers[start : start + self._place.micro_batch] for start in range(0, len(numbers), self._place.micro_batch)]
+        return [self._batch([self._pairs[name][number] for number in part], self._reference[name][list(part)]) for part in parts]
+
+    def _by_length(self, name: str, numbers: Sequence[int]) -> list[int]:
+        return sorted(numbers, key=lambda number: self._pairs[name][number].length)
 
     def micro_batches(self, step: int, model: Transformer) -> list[PairBatch]:
         numbers = range(step * self.batch, (step + 1) * self.batch)
-        return self._batches("train", epoch_places(numbers, len(self._pairs["train"]), self.seed))
+        chosen = self._by_length("train", epoch_places(numbers, len(self._pairs["train"]), self.seed))
+        # dealt in order of length, so that the ranks have equally much to do
+        return self._batches("train", chosen[self._place.rank :: self._place.world])
 
     def validation_batches(self) -> list[PairBatch]:
-        return self._batches("validation", range(len(self._pairs["validation"])))
+        return self._batches("validation", self._by_length("validation", range(len(self._pairs["validation"]))))
 
     def counts(self, batch: PairBatch) -> Mapping[str, float]:
         return {"pairs": batch.pairs}
