@@ -82,7 +82,7 @@ def test_each_stage_goes_on_from_the_others(tmp_path: Path) -> None:
 def test_ranks_and_stage_change_at_once(two_ranks: dict[str, Any], stages: tuple[int, int, int]) -> None:
     directory, name = two_ranks["directory"], "at-once-" + "-".join(map(str, stages))
     together(2, directory, crossing, str(directory), stages[0], 2, "fp32", name)
-    alone(crossing, str(directory), stages[1], 4, name=name)
+    alone(crossing, str(directory), stages[1], 4, "fp32", name)
     back = together(2, directory, crossing, str(directory), stages[2], 6, "fp32", name)[0]
     told = (directory / f"{name}-fp32.jsonl").read_text()
     assert f"from 2 ranks at ZeRO {stages[0]} to 1 rank at ZeRO {stages[1]}" in told
