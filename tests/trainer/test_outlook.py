@@ -155,17 +155,6 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
         ("recipe=upcycled dense.sequence_length=2048", r"^dense\.sequence_length=2048: the model reads 1024 tokens; lower it$"),
         ("cluster.cpus=1", r"^pretrain\.run\.workers=2: 2 ranks need 2 CPUs, the cluster has 1; set pretrain\.run\.workers=1"),
         ("score.run.cpus=1000", r"^score\.run\.cpus=1000: the whole cluster has"),
-    ],
-)
-def test_what_the_settings_alone_forbid_is_refused_before_the_pages_are_read(overrides: str, line: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=line):
-        run(configured(f"crawl2chat {overrides}", tmp_path), [])
-    assert not list((tmp_path / "store").glob("*/*/error.json"))
-
-
-@pytest.mark.parametrize(
-    ("overrides", "line"),
-    [
         (
             f"recipe=continued pretrain.model.depth=4 source.pages=[{__file__}] source.model=[{__file__}]",
             r"pretrain\.model: the model of pretrain\.needs\.model keeps its own shape",
@@ -175,9 +164,10 @@ def test_what_the_settings_alone_forbid_is_refused_before_the_pages_are_read(ove
         ("pretrain.model=null", r"pretrain\.model: null, and there is no pretrain\.needs\.model to take its shape from; set one of them"),
     ],
 )
-def test_a_shape_is_chosen_where_a_new_model_begins_and_only_there(overrides: str, line: str, tmp_path: Path) -> None:
+def test_what_the_settings_alone_forbid_is_refused_before_anything_starts(overrides: str, line: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=line):
         run(configured(f"crawl2chat {overrides}", tmp_path), [])
+    assert not list((tmp_path / "store").glob("*/*/error.json"))
 
 
 def shown() -> list[tuple[str, list[str]]]:
