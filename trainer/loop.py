@@ -394,14 +394,14 @@ class _Loop:
         if found.facts.get("data_digest", "") != self.task.data_digest(found.step, skipped):
             return False
         best = found.facts["state"]["best_step"]
-        return best in (0, found.step) or self.trajectory.latest(lambda other: self.readable_at(other, best)) is not None
+        return best in (0, found.step) or self.trajectory.latest(lambda other: self.is_of_step(other, best)) is not None
 
-    def readable_at(self, found: Checkpoint, step: int) -> bool:
-        """Whether it is a checkpoint of this step that these ranks can read."""
+    def is_of_step(self, found: Checkpoint, step: int) -> bool:
+        """Whether it is a checkpoint of this step, of the same inputs."""
         return found.step == step and found.facts["inputs"] == self.inputs
 
     def load_best(self) -> None:
-        found = checkpoint.find(self.trajectory, lambda found: self.readable_at(found, self.state.best_step), self.note)
+        found = checkpoint.find(self.trajectory, lambda found: self.is_of_step(found, self.state.best_step), self.note)
         if found is None:
             raise FileNotFoundError(f"the checkpoint of step {self.state.best_step}, the best one, is gone or damaged")
         checkpoint.load(self.engine, found, self.trajectory, self.form())

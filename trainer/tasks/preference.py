@@ -92,9 +92,9 @@ class PreferenceTask(Task):
         flat = None if reference is None else reference.T.reshape(-1)
         return PairBatch(ids.to(self._place.device), mask.to(self._place.device), flat)
 
-    def _batches(self, name: str, numbers: Sequence[int]) -> list[PairBatch]:
+    def _batches(self, name: str, numbers: list[int]) -> list[PairBatch]:
         parts = [numbers[start : start + self._place.micro_batch] for start in range(0, len(numbers), self._place.micro_batch)]
-        return [self._batch([self._pairs[name][number] for number in part], self._reference[name][list(part)]) for part in parts]
+        return [self._batch([self._pairs[name][number] for number in part], self._reference[name][part]) for part in parts]
 
     def _by_length(self, name: str, numbers: Sequence[int]) -> list[int]:
         return sorted(numbers, key=lambda number: self._pairs[name][number].length)
