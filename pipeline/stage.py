@@ -40,8 +40,8 @@ from pipeline.store import Artifact
 from pipeline.trajectory import Checkpoint, Trajectory
 
 __all__ = [
-    "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Outlook", "PlanOnly", "Progress", "Shard",
-    "ShardResult", "Stage", "StageContext", "Trajectory", "Unit", "Upstream", "UserError", "joined", "stage", "stem", "units_of",
+    "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Outlook", "PlanOnly", "Progress", "Prospect",
+    "Shard", "ShardResult", "Stage", "StageContext", "Trajectory", "Unit", "Upstream", "UserError", "joined", "stage", "stem", "units_of",
 ]  # fmt: skip
 
 Metrics = Mapping[str, Any]  # plain JSON values, by name
@@ -168,6 +168,7 @@ class Mapped:
 class StageContext:
     """What the kernel gives a running stage.
 
+    `name`        of the stage in the recipe, with which the keys of its settings begin
     `inputs`      upstream artifacts by role
     `sources`     the files the `sources` patterns matched, hashed
     `stamps`      path → stamp of the sources: one that has changed since it was hashed fails the stage
@@ -210,6 +211,10 @@ class StageContext:
         self.errors: tuple[str, ...] = ()
         self.shards_computed = self.shards_reused = 0
         self.cpus = 0.0  # of the cluster that computed shards
+
+    @property
+    def name(self) -> str:
+        return self.progress.stage
 
     def files(self, role: str) -> tuple[File, ...]:
         """What the stage reads in this role: the input artifact's files under the folder `<role>/` (all of its files
@@ -279,10 +284,27 @@ class Upstream:
     hands: Any = None
 
 
+@dataclass(frozen=True)
+class Prospect:
+    """What an outlook is worked out from: a stage's settings, and what is known of what it will read.
+
+    inputs     by role
+    sources    paths of its source files
+    manifests  of this stage's artifacts, the latest last
+    """
+
+    params: Any
+    run: Any
+    assumptions: Any
+    inputs: Mapping[str, Upstream]
+    sources: Sequence[str] = ()
+    manifests: Sequence[Mapping[str, Any]] = ()
+
+
 ANY = "*"
 Check = Callable[[str, Any, Any, Sequence[str], Mapping[str, Collection[str]]], None]
 Resolve = Callable[[Any, Set[str]], tuple[Any, Sequence[str]]]
-Plan = Callable[[Any, Any, Any, Mapping[str, Upstream], Sequence[Mapping[str, Any]]], Outlook | None]
+Plan = Callable[[Prospect], Outlook | None]
 
 
 @dataclass(frozen=True)
@@ -334,8 +356,7 @@ def stage(
                 or PlanOnly where a plan can still be made
     resolve     called with the params and the keys that the command line sets: gives the params with those filled in that follow from
                 others, and a line for each; what comes out is the identity
-    plan        called by `plan` and before a run with params, run settings, assumptions, inputs by role and the manifests of this
-                stage's artifacts; gives an Outlook, or raises PlanOnly where its inputs will not do,
+    plan        called by `plan` and before a run; gives an Outlook, or raises PlanOnly where what the stage is to read will not do,
                 beginning with a key of its own
     assumes     dataclass of the assumptions, set under `planning`; never identity
     """

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stage import Outlook, PlanOnly, Upstream
+from pipeline.stage import Outlook, PlanOnly, Prospect, Upstream, UserError
 from trainer.engine import Optimization, TrainRun
 from trainer.model.config import ModelConfig
-from trainer.planning import Assumptions, Estimate, Parameters, Training, chinchilla_ratio, count_parameters, estimate
+from trainer.model.hf import load_config
+from trainer.planning import Estimate, Parameters, Training, chinchilla_ratio, count_parameters, estimate
 
 if TYPE_CHECKING:
     from trainer.stages import DpoParams, GrpoParams, PretrainParams, SftParams, UpcycleParams
@@ -26,33 +28,41 @@ SAME_RUN = (
 )  # what throughput depends on
 
 
-def plan_pretraining(
-    params: PretrainParams,
-    run: TrainRun,
-    assumptions: Assumptions,
-    inputs: Mapping[str, Upstream],
-    manifests: Sequence[Mapping[str, Any]],
-) -> Outlook | None:
+def plan_adoption(prospect: Prospect) -> Outlook | None:
+    """The shape that its config.json tells. PlanOnly where there is none that can be run."""
+    path = next((Path(path) for path in prospect.sources if Path(path).name == "config.json"), None)
+    if path is None:
+        raise PlanOnly("sources: no config.json is among them; give the files of a Hugging Face model directory")
+    try:
+        config = load_config(path.parent)
+    except UserError as error:
+        raise PlanOnly(f"sources: {error}") from None
+    parameters = count_parameters(config)
+    line = f"{counted(parameters.total)} parameters, {config.vocab_size:,} tokens known, {config.max_position_embeddings:,} read at once"
+    return Outlook({"parameters": parameters.plain()}, (line,), hands=config)
+
+
+def plan_pretraining(prospect: Prospect) -> Outlook | None:
     """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says, and
     where the model that it goes on from cannot say its shape. PlanOnly for a vocabulary or rows that do not fit the model, and a corpus
     that is to be validated on and will have nothing held out."""
+    params: PretrainParams = prospect.params
+    run: TrainRun = prospect.run
     if params.validation_tokens:
-        require_held_out(inputs, ", or set its validation_tokens=0")
-    given = getattr(inputs["tokenizer"].params, "vocab_size", 0)
+        require_held_out(prospect.inputs, ", or set its validation_tokens=0")
+    given = getattr(prospect.inputs["tokenizer"].params, "vocab_size", 0)
     if params.model:
         try:
             config = params.model.resolved(given if params.model.trainable or not params.model.vocab_size else 0)
         except ValueError as error:
             raise PlanOnly(f"model: {error}") from None
     else:
-        config = inputs["model"].hands
-        if isinstance(config, ModelConfig) and config.vocab_size < given:
-            raise PlanOnly(f"needs.model: knows {config.vocab_size} tokens, needs.tokenizer {given}; give it the model's own")
-        if isinstance(config, ModelConfig) and config.max_position_embeddings < params.sequence_length:
-            raise PlanOnly(f"sequence_length={params.sequence_length}: the model reads {config.max_position_embeddings} tokens; lower it")
+        config = prospect.inputs["model"].hands
     if not isinstance(config, ModelConfig) or not config.vocab_size:
         return None
-    before = measured(manifests, params, run, count_parameters(config))
+    if not params.model and (wrong := misfit(config, params.sequence_length, given)):
+        raise PlanOnly(wrong)
+    before = measured(prospect.manifests, params, run, count_parameters(config))
     training = Training(
         config=config,
         tokens=params.max_steps * params.batch_tokens,
@@ -61,7 +71,7 @@ def plan_pretraining(
         tokens_per_second=before["metrics"]["tokens_per_second"] if before else None,
         **how_of(params, run),
     )
-    found = estimate(training, assumptions)
+    found = estimate(training, prospect.assumptions)
     lines = [*words(found)]
     lines.append(conversion_words(found) if config.trainable else f"{config.architecture} can be planned, not trained")
     # what it took besides its steps, to start and to publish, it will take again
@@ -69,73 +79,60 @@ def plan_pretraining(
     return Outlook(found.plain(), tuple(lines), found.cost.time_s + besides, config)
 
 
-def plan_fine_tuning(
-    params: SftParams,
-    run: TrainRun,
-    assumptions: Assumptions,
-    inputs: Mapping[str, Upstream],
-    manifests: Sequence[Mapping[str, Any]],
-) -> Outlook | None:
-    """How many tokens the conversations have is not known yet: the figures are those of the longest training there can be."""
-    config = inputs["model"].hands
+def plan_fine_tuning(prospect: Prospect) -> Outlook | None:
+    """How many tokens the conversations have is not known yet: the figures are those of the longest training there can be. PlanOnly for
+    rows longer than the model reads."""
+    params: SftParams = prospect.params
+    config = prospect.inputs["model"].hands
     if not isinstance(config, ModelConfig):
         return None
+    if wrong := misfit(config, params.sequence_length):
+        raise PlanOnly(wrong)
     training = Training(
         config=config,
         tokens=params.max_steps * params.batch * params.sequence_length,
         steps=params.max_steps,
         sequence_length=params.sequence_length,
-        **how_of(params, run),
+        **how_of(params, prospect.run),
     )
-    return Outlook({**estimate(training, assumptions).plain(), "at_most": True}, hands=config)
+    return Outlook({**estimate(training, prospect.assumptions).plain(), "at_most": True}, hands=config)
 
 
-def plan_preferences(
-    params: DpoParams,
-    run: TrainRun,
-    assumptions: Assumptions,
-    inputs: Mapping[str, Upstream],
-    manifests: Sequence[Mapping[str, Any]],
-) -> Outlook | None:
+def plan_preferences(prospect: Prospect) -> Outlook | None:
     """Of the longest answers there can be: every row as long as the model's context. The reference reads each pair once."""
-    config = inputs["model"].hands
+    params: DpoParams = prospect.params
+    config = prospect.inputs["model"].hands
     if not isinstance(config, ModelConfig):
         return None
-    length, how = config.max_position_embeddings, how_of(params, run)
+    length, how = config.max_position_embeddings, how_of(params, prospect.run)
     tokens = params.max_steps * params.batch * 2 * length
-    rows = {**how, "micro_batch": 2 * run.micro_batch}
-    figures = estimate(Training(config, tokens, params.max_steps, length, forwards=1, **rows), assumptions).plain()
+    rows = {**how, "micro_batch": 2 * prospect.run.micro_batch}
+    figures = estimate(Training(config, tokens, params.max_steps, length, forwards=1, **rows), prospect.assumptions).plain()
     pairs = {stage: rows // 2 for stage, rows in figures["largest_micro_batch"].items()}
     del figures["chinchilla_ratio"]
     return Outlook({**figures, "largest_micro_batch": pairs, "at_most": True}, hands=config)
 
 
-def plan_reinforcement(
-    params: GrpoParams,
-    run: TrainRun,
-    assumptions: Assumptions,
-    inputs: Mapping[str, Upstream],
-    manifests: Sequence[Mapping[str, Any]],
-) -> Outlook | None:
+def plan_reinforcement(prospect: Prospect) -> Outlook | None:
     """Of the longest prompts and answers there can be, together the model's context, when every sample has an advantage. How much memory
     sampling takes is not known."""
-    config = inputs["model"].hands
+    params: GrpoParams = prospect.params
+    config = prospect.inputs["model"].hands
     if not isinstance(config, ModelConfig):
         return None
     length = config.max_position_embeddings
     tokens = params.max_steps * params.batch * params.samples * length
     forwards = 2 if params.kl_weight > 0 else 1  # generation, and the reference
-    training = Training(config, tokens, params.max_steps, length, forwards=forwards, **how_of(params, run))
-    figures = estimate(training, assumptions).plain()
+    training = Training(config, tokens, params.max_steps, length, forwards=forwards, **how_of(params, prospect.run))
+    figures = estimate(training, prospect.assumptions).plain()
     known = {key: value for key, value in figures.items() if not key.startswith(("memory", "largest", "chinchilla"))}
     return Outlook({**known, "at_most": True}, hands=config)
 
 
-def plan_upcycling(
-    params: UpcycleParams, run: Any, assumptions: Any, inputs: Mapping[str, Upstream], manifests: Sequence[Mapping[str, Any]]
-) -> Outlook | None:
+def plan_upcycling(prospect: Prospect) -> Outlook | None:
     """The parameters of the mixture of experts. PlanOnly where there can be none."""
-    dense = inputs["model"].hands
+    params: UpcycleParams = prospect.params
+    dense = prospect.inputs["model"].hands
     if not isinstance(dense, ModelConfig):
         return None
     try:
@@ -147,12 +144,20 @@ def plan_upcycling(
     return Outlook({"parameters": parameters.plain()}, (line,), hands=config)
 
 
-def plan_evaluation(
-    params: Any, run: Any, assumptions: Any, inputs: Mapping[str, Upstream], manifests: Sequence[Mapping[str, Any]]
-) -> Outlook | None:
+def plan_evaluation(prospect: Prospect) -> Outlook | None:
     """PlanOnly for a corpus that will have nothing held out."""
-    require_held_out(inputs)
+    require_held_out(prospect.inputs)
     return None
+
+
+def misfit(config: ModelConfig, sequence_length: int, vocab_size: int = 0) -> str:
+    """What is wrong with training a model that is there on such rows of ids below `vocab_size`, beginning with a key of the stage; "" if
+    nothing is."""
+    if vocab_size > config.vocab_size:
+        return f"needs.model: knows {config.vocab_size} tokens, needs.tokenizer {vocab_size}; give it the model's own"
+    if sequence_length > config.max_position_embeddings:
+        return f"sequence_length={sequence_length}: the model reads {config.max_position_embeddings} tokens; lower it"
+    return ""
 
 
 def require_held_out(inputs: Mapping[str, Upstream], otherwise: str = "") -> None:

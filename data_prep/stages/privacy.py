@@ -101,7 +101,7 @@ def scrub(ctx: StageContext, params: ScrubParams) -> Metrics:
     if params.replacement == "pseudonym":
         if len(ctx.sources) != 1 or ctx.sources[0].bytes < MIN_KEY_BYTES:
             raise UserError(
-                f"scrub: pseudonyms need a key: one file of at least {MIN_KEY_BYTES} random bytes, kept secret, as scrub.sources=[…]"
+                f"{ctx.name}: pseudonyms need a key: a file of {MIN_KEY_BYTES} random bytes or more, kept secret, as {ctx.name}.sources=[…]"
             )
         side["key"] = ctx.sources[0]
     mapped = ctx.map_shards(scrub_shard, units_of(ctx.inputs["corpus"].select("documents")), params, side)

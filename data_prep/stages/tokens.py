@@ -196,7 +196,7 @@ def _units(ctx: StageContext, role: str) -> list[Unit]:
     for file in files:
         name = stem(file.name)
         if name not in scores:
-            raise UserError(f"tokenizer.needs.{scores_role} has no scores of {file.name}: it must name the scores of needs.{role}")
+            raise UserError(f"{ctx.name}.needs.{scores_role} has no scores of {file.name}: it must name the scores of needs.{role}")
         units.append(joined(name, file, scores[name]))
     return units
 
@@ -266,7 +266,7 @@ def tokenize(ctx: StageContext, params: TokenizeParams) -> Metrics:
 
     side = {file.name: file for file in ctx.inputs["tokenizer"].files if file.name in TOKENIZER_FILES}
     if not side:
-        raise UserError(f"its tokenizer holds none of {', '.join(TOKENIZER_FILES)}: set tokenize.needs.tokenizer to another stage")
+        raise UserError(f"its tokenizer holds none of {', '.join(TOKENIZER_FILES)}: set {ctx.name}.needs.tokenizer to another stage")
     mapped = ctx.map_shards(tokenize_shard, units_of(ctx.inputs["corpus"].select("documents")), params, side)
     ctx.publish_shards(mapped)
     if mapped.counts and mapped.counts.kept and not mapped.metrics["validation_documents"]:

@@ -101,7 +101,7 @@ def test_the_scrub_stage_reports_counts_and_takes_its_key_from_a_file(house: Hou
     key = tmp_path / "key"
     for content in (b"", b"short"):
         key.write_bytes(content)
-        with pytest.raises(UserError, match=r"one file of at least 16 random bytes.*scrub\.sources"):
+        with pytest.raises(UserError, match=r"a file of 16 random bytes or more.*scrub\.sources"):
             house.run(scrub, ScrubParams(replacement="pseudonym"), sources=[File.of("key", key)] if content else (), corpus=corpus)
     key.write_bytes(bytes(range(32)))
     keyed = house.run(scrub, ScrubParams(replacement="pseudonym"), sources=[File.of("key", key)], corpus=corpus)

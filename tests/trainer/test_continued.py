@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from data_prep.tokenizer import export, train
-from pipeline.stage import Artifact, File, MapRun, Metrics, Upstream, UserError
+from pipeline.stage import Artifact, File, MapRun, Metrics, Prospect, Upstream, UserError
 from tests.data_prep.contexts import context, published
 from tests.trainer.worlds import VOCABULARY, alone, write_shard
 from trainer.engine import TrainRun
@@ -21,7 +21,6 @@ from trainer.model.hf import complete_model, load_config, load_model, save_weigh
 from trainer.model.transformer import Transformer
 from trainer.model.upcycling import Sparse
 from trainer.outlook import plan_upcycling
-from trainer.planning import Assumptions
 from trainer.stages import AdoptParams, PretrainParams, UpcycleParams, adopt, pretrain, upcycle
 
 SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32)
@@ -101,7 +100,7 @@ def test_a_model_with_experts_begins_as_theirs_and_trains_on(tmp_path: Path, the
     experts = [tensor for name, tensor in load_file(Path(own.directory) / "model.safetensors").items() if ".experts." in name]
     assert len(experts) == 4 * 3 and not torch.equal(experts[0], experts[3])  # copies at first, they part
     upstream = Upstream(AdoptParams(), load_config(model.directory))
-    outlook = plan_upcycling(UpcycleParams(sparse), MapRun(), Assumptions(), {"model": upstream}, [])
+    outlook = plan_upcycling(Prospect(UpcycleParams(sparse), MapRun(), None, {"model": upstream}))
     assert outlook is not None and outlook.hands == load_config(own.directory)
 
 
@@ -161,7 +160,7 @@ def test_quantised_weights_a_larger_tokenizer_and_files_of_one_name_are_refused(
     save_weights(Transformer(small, seed=5).state_dict(), small, theirs)
     config = json.loads((theirs / "config.json").read_text())
     (theirs / "config.json").write_text(json.dumps(config | {"vocab_size": 200}))
-    with pytest.raises(UserError, match=r"adopt\.sources: the tokenizer has 288 tokens, the model knows 200; give files of one model"):
+    with pytest.raises(UserError, match=r"adopt\.sources: the tokenizer has 288 tokens, the model 200; give files of one model"):
         adopted(tmp_path / "small", theirs)
 
 

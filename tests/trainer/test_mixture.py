@@ -144,7 +144,7 @@ class TestResolving:
         self.tokens = [corpus.tokens() for corpus in corpora]
         mixture = params.get("mixture") or {"books": 1.0, "corpus": 1.0}
         assert isinstance(mixture, dict)
-        return mixed_corpora(self.params(**params), [corpus for corpus in corpora if corpus.role in mixture])
+        return mixed_corpora("pretrain", self.params(**params), [corpus for corpus in corpora if corpus.role in mixture])
 
     def params(self, **changes: object) -> PretrainParams:
         values = {"sequence_length": 16, "batch_tokens": 64, "max_steps": 20, "model": ModelConfig(max_position_embeddings=64)}
@@ -183,8 +183,8 @@ class TestResolving:
         plan = File("packing/books.npy", "", 90, 0, "")
         corpus = Corpus("books", files, plans=(plan,))
         padding = round(1 - corpus.tokens() / (90 * 16), 6)
-        assert mixed_corpora(self.params(packing="best_fit"), [corpus]) == (None, {"padding": padding})
-        mixture, told = mixed_corpora(self.params(packing="best_fit", max_epochs={"books": 2.0}, max_steps=45), [corpus])
+        assert mixed_corpora("pretrain", self.params(packing="best_fit"), [corpus]) == (None, {"padding": padding})
+        mixture, told = mixed_corpora("pretrain", self.params(packing="best_fit", max_epochs={"books": 2.0}, max_steps=45), [corpus])
         assert mixture is not None and mixture.rows == 180
         assert told == {"books_tokens": 2 * corpus.tokens(), "books_epochs": 2.0, "books_padding": padding}
 

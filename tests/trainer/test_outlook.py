@@ -19,9 +19,9 @@ from pipeline.errors import PlanOnly, UserError
 from pipeline.identity import identity_of_params
 from pipeline.reference import composed
 from pipeline.runner import run
-from pipeline.stage import Upstream
+from pipeline.stage import Prospect, Upstream
 from trainer.engine import TrainRun
-from trainer.model.config import ModelConfig
+from trainer.model.config import ModelConfig, to_huggingface
 from trainer.outlook import plan_pretraining
 from trainer.planning import Assumptions, count_parameters
 from trainer.stages import PretrainParams
@@ -132,7 +132,7 @@ def manifest(params: PretrainParams = PARAMS, ranks: TrainRun = RANKS, **metrics
     ],
 )
 def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Mapping[str, Any]], speed: float | None) -> None:
-    outlook = plan_pretraining(PARAMS, TrainRun(), Assumptions(), {"tokenizer": Upstream(None)}, built)
+    outlook = plan_pretraining(Prospect(PARAMS, TrainRun(), Assumptions(), {"tokenizer": Upstream(None)}, manifests=built))
     assert outlook is not None
     assert outlook.figures["measured"] is (speed is not None)
     if speed is not None:
@@ -153,6 +153,7 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
             r"^evaluate\.needs\.corpus: its validation_fraction=0 leaves no document to measure a model on; raise it$",
         ),
         ("recipe=upcycled dense.sequence_length=2048", r"^dense\.sequence_length=2048: the model reads 1024 tokens; lower it$"),
+        ("sft.sequence_length=2048", r"^sft\.sequence_length=2048: the model reads 1024 tokens; lower it$"),
         ("cluster.cpus=1", r"^pretrain\.run\.workers=2: 2 ranks need 2 CPUs, the cluster has 1; set pretrain\.run\.workers=1"),
         ("score.run.cpus=1000", r"^score\.run\.cpus=1000: the whole cluster has"),
         (
@@ -168,6 +169,27 @@ def test_what_the_settings_alone_forbid_is_refused_before_anything_starts(overri
     with pytest.raises(UserError, match=line):
         run(configured(f"crawl2chat {overrides}", tmp_path), [])
     assert not list((tmp_path / "store").glob("*/*/error.json"))
+
+
+def test_somebodys_model_is_planned_with_and_its_context_known_before_any_page_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    config = ModelConfig(hidden_size=64, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=512).resolved(300)
+    command = f"recipe=continued source.model=[{theirs}/*] source.pages=[{__file__}] target=pretrain"
+    (theirs / "tokenizer.model").touch()
+    with pytest.raises(
+        PlanOnly, match=r"^adopt\.sources: no config\.json is among them; give the files of a Hugging Face model directory$"
+    ):
+        run(configured(f"crawl2chat {command}", tmp_path), [])
+    (theirs / "config.json").write_text(json.dumps(to_huggingface(config, dtype="float32", bos=None, eos=1, pad=1)))
+    found = rows(f"crawl2chat plan {command} pretrain.sequence_length=512 format=json", tmp_path, capsys)
+    assert found["adopt"]["parameters"] == found["pretrain"]["parameters"] == count_parameters(config).plain()
+    assert found["pretrain"]["flops"] > 0
+    with pytest.raises(PlanOnly, match=r"^pretrain\.sequence_length=1024: the model reads 512 tokens; lower it$"):
+        run(configured(f"crawl2chat {command}", tmp_path), [])
+    assert not list((tmp_path / "store").glob("*/*/spec.json"))
 
 
 def shown() -> list[tuple[str, list[str]]]:

@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from pipeline.stage import Metrics, StageContext, UserError, stage
 from trainer.model.upcycling import Sparse
-from trainer.outlook import plan_upcycling
+from trainer.outlook import plan_adoption, plan_upcycling
 from trainer.planning import count_parameters
 from trainer.stages.publishing import Seed, publish_model
 
@@ -19,7 +19,7 @@ class AdoptParams:
     """A model that others have trained."""
 
 
-@stage(version=1)
+@stage(version=1, plan=plan_adoption)
 def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
     """Somebody's Hugging Face directory, its files given as sources, as a model and tokenizer that other stages can need."""
     import shutil
@@ -31,7 +31,7 @@ def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
 
     for name, times in Counter(Path(file.name).name for file in ctx.sources).items():
         if times > 1:
-            raise UserError(f"adopt.sources: {times} files are named {name}; give the files of one folder")
+            raise UserError(f"{ctx.name}.sources: {times} files are named {name}; give the files of one folder")
     for file in ctx.sources:
         shutil.copyfile(file.path, ctx.path(Path(file.name).name))
         ctx.fence.check()
@@ -40,9 +40,9 @@ def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
         config = require_model(directory)
         known = Tokenizer.load(directory).vocab_size
     except UserError as error:  # of the user's files, not of the copy
-        raise UserError(f"adopt.sources: {str(error).replace(f'{directory}/', '').replace(directory, 'the model')}") from None
+        raise UserError(f"{ctx.name}.sources: {str(error).replace(f'{directory}/', '').replace(directory, 'the model')}") from None
     if known > config.vocab_size:
-        raise UserError(f"adopt.sources: the tokenizer has {known} tokens, the model knows {config.vocab_size}; give files of one model")
+        raise UserError(f"{ctx.name}.sources: the tokenizer has {known} tokens, the model {config.vocab_size}; give files of one model")
     for file in ctx.sources:
         ctx.publish(Path(file.name).name)
     return {"parameters": count_parameters(config).exact, "vocab_size": config.vocab_size}
@@ -68,7 +68,7 @@ def upcycle(ctx: StageContext, params: UpcycleParams) -> Metrics:
     try:
         sparse = params.model.shape(load_config(directory))
     except ValueError as error:
-        raise UserError(f"upcycle.model: {error}") from None
+        raise UserError(f"{ctx.name}.model: {error}") from None
     model, dense = load_model(directory)
     save_weights(upcycling.upcycle(model.state_dict(), dense, sparse, params.seed), sparse, ctx.directory)
     publish_model(ctx, sparse, "fp32", directory, Tokenizer.load(directory), "Upcycled model")

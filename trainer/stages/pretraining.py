@@ -15,7 +15,7 @@ from trainer.depth import from_depth
 from trainer.engine import Optimization, TrainRun, preflight
 from trainer.guard import Guard
 from trainer.model.config import ModelConfig
-from trainer.outlook import plan_pretraining
+from trainer.outlook import misfit, plan_pretraining
 from trainer.planning import Assumptions, count_parameters
 from trainer.stages.publishing import Seed, publish_model, training_metrics
 
@@ -177,12 +177,12 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
 
     artifacts = {role: ctx.inputs[role] for role in sorted(ctx.inputs) if role not in NO_CORPUS}
     if not any(file.records for artifact in artifacts.values() for file in artifact.select("train")):
-        raise UserError(f"needs.{', needs.'.join(artifacts)}: no document to train on; look at what the stages before it rejected")
+        raise UserError(f"{ctx.name}.needs.{', needs.'.join(artifacts)}: no document to train on; look at what was rejected before")
     directory = ctx.inputs["tokenizer"].directory
     tokenizer = Tokenizer.load(directory)
     config = shape(ctx, params, tokenizer.vocab_size)
     corpora = packed(ctx, params, sound_corpora(ctx, params, config.vocab_size))
-    mixture, given = mixed_corpora(params, corpora)
+    mixture, given = mixed_corpora(ctx.name, params, corpora)
     task = Pretraining(
         corpora=corpora,
         mixture=mixture,
@@ -211,16 +211,10 @@ def shape(ctx: StageContext, params: PretrainParams, vocab_size: int) -> ModelCo
         try:
             return params.model.resolved(vocab_size)
         except ValueError as error:
-            raise UserError(f"pretrain.model: {error}") from None
+            raise UserError(f"{ctx.name}.model: {error}") from None
     config = load_config(ctx.inputs["model"].directory)
-    if vocab_size > config.vocab_size:
-        raise UserError(
-            f"pretrain.needs.model: knows {config.vocab_size} tokens, the tokenizer has {vocab_size}; give needs.tokenizer the model's own"
-        )
-    if params.sequence_length > config.max_position_embeddings:
-        raise UserError(
-            f"pretrain.sequence_length={params.sequence_length}: the model reads {config.max_position_embeddings} tokens; lower it"
-        )
+    if wrong := misfit(config, params.sequence_length, vocab_size):
+        raise UserError(f"{ctx.name}.{wrong}")
     return config
 
 
@@ -234,7 +228,7 @@ def sound_corpora(ctx: StageContext, params: PretrainParams, vocab_size: int) ->
 
     corpora = []
     for role, artifact in ((role, ctx.inputs[role]) for role in sorted(ctx.inputs) if role not in NO_CORPUS):
-        where = f"pretrain.needs.{role}"
+        where = f"{ctx.name}.needs.{role}"
         made_with = artifact.manifest.get("inputs", {}).get("tokenizer", {}).get("digest")
         if made_with not in (None, ctx.inputs["tokenizer"].digest):
             raise UserError(f"{where}: its ids are those of another tokenizer; tokenize it with the one of needs.tokenizer")
@@ -245,14 +239,14 @@ def sound_corpora(ctx: StageContext, params: PretrainParams, vocab_size: int) ->
         for split in (train, validation):
             require_ids(split, vocab_size, where)
         if train and not count_tokens(train):
-            raise UserError(f"{where}: its shards hold no token to train on; add text, or leave it out of pretrain.needs")
+            raise UserError(f"{where}: its shards hold no token to train on; add text, or leave it out of {ctx.name}.needs")
         if params.validation_tokens and not count_tokens(validation):
             raise UserError(
-                f"{where}: has no documents to validate on; raise {artifact.stage}.validation_fraction or set pretrain.validation_tokens=0"
+                f"{where}: has none to validate on; raise {artifact.stage}.validation_fraction or set {ctx.name}.validation_tokens=0"
             )
         corpora.append(Corpus(role, train, validation, artifact.select("index")))
     if not any(corpus.train for corpus in corpora):
-        raise UserError("pretrain.needs: no corpus has training shards; give one that has")
+        raise UserError(f"{ctx.name}.needs: no corpus has training shards; give one that has")
     return tuple(corpora)
 
 
@@ -273,7 +267,7 @@ def packed(ctx: StageContext, params: PretrainParams, corpora: tuple[Corpus, ...
     return tuple(replace(corpus, plans=tuple(islice(plans, len(corpus.train) // 2))) for corpus in corpora)
 
 
-def mixed_corpora(params: PretrainParams, corpora: Sequence[Corpus]) -> tuple[Mixture | None, dict[str, float]]:
+def mixed_corpora(name: str, params: PretrainParams, corpora: Sequence[Corpus]) -> tuple[Mixture | None, dict[str, float]]:
     """The mixture of those corpora that are trained on, None where all are read as one; and for the manifest what each gives to the
     training, and the share of padding in its rows.
 
@@ -298,10 +292,10 @@ def mixed_corpora(params: PretrainParams, corpora: Sequence[Corpus]) -> tuple[Mi
     try:
         mixture = Mixture(weights(params.mixture), max_rows, changes)
     except ValueError as error:
-        raise UserError(f"pretrain.mixture: {error}; raise that weight, or set it to 0") from None
+        raise UserError(f"{name}.mixture: {error}; raise that weight, or set it to 0") from None
     if mixture.rows is not None and mixture.rows < rows:
         steps = mixture.rows // params.rows_per_step
-        raise UserError(f"pretrain.max_epochs allow {steps} steps, not max_steps={params.max_steps}: lower that, raise those, or add text")
+        raise UserError(f"{name}.max_epochs allow {steps} steps, not max_steps={params.max_steps}: lower that, raise those, or add text")
     given: dict[str, float] = {}
     for corpus, number, held, whole in zip(trained, mixture.counts(rows), tokens, places, strict=True):
         given[f"{corpus.role}_tokens"] = number * length * held // whole

@@ -71,5 +71,5 @@ def named_apart(ctx: StageContext, role: str, *held_out: str) -> dict[str, tuple
     found = {word: tuple(file.path for file in files if word in stem(file.name)) for word in held_out}
     found["train"] = tuple(file.path for file in files if not any(word in stem(file.name) for word in held_out))
     if not found["train"]:
-        raise UserError(f"{ctx.stage.name}: no file to train on; its {role} are {', '.join(file.name for file in files) or 'none'}")
+        raise UserError(f"{ctx.name}: no file to train on; its {role} are {', '.join(file.name for file in files) or 'none'}")
     return found

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from pipeline.stage import Metrics, StageContext, UserError, stage, stem
 from trainer.engine import Optimization, Schedule, TrainRun, preflight
-from trainer.outlook import plan_fine_tuning, plan_preferences, plan_reinforcement
+from trainer.outlook import misfit, plan_fine_tuning, plan_preferences, plan_reinforcement
 from trainer.planning import Assumptions
 from trainer.stages.publishing import Seed, named_apart, publish_model, training_metrics
 
@@ -62,8 +62,8 @@ def sft(ctx: StageContext, params: SftParams) -> Metrics:
 
     directory = ctx.inputs["model"].directory
     config = load_config(directory)
-    if params.sequence_length > config.max_position_embeddings:
-        raise UserError(f"sft.sequence_length={params.sequence_length}: the model reads {config.max_position_embeddings} tokens; lower it")
+    if wrong := misfit(config, params.sequence_length):
+        raise UserError(f"{ctx.name}.{wrong}")
     files = ctx.files("conversations")
     task = FineTuning(
         train=tuple(file.path for file in files if "validation" not in stem(file.name)),
