@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.identity import identity_of_params
-from trainer.model.attention import attend, block_mask, document_mask, document_positions
+from trainer.model.attention import Spans, attend, block_mask, document_mask, document_positions
 from trainer.model.config import ModelConfig, RopeScaling
 from trainer.model.moe import balance_loss
 from trainer.model.output import ChunkedLogProbs, OutputLayer
@@ -168,15 +168,20 @@ def test_layers_computed_again_give_the_same_gradients_bit_for_bit(config: Model
         assert torch.equal(results[0][2].tokens, results[1][2].tokens)
 
 
-@pytest.mark.parametrize(("heads", "queries", "keys"), [(4, 300, 300), (2, 300, 300), (4, 129, 200), (4, 5, 200), (4, 1, 7)])
-def test_queries_by_blocks_attend_as_all_at_once_do(heads: int, queries: int, keys: int) -> None:
+@pytest.mark.parametrize("heads", [4, 2, 1])
+@pytest.mark.parametrize("lengths", [(300, 300), (37,) * 16 + (8,), (1, 2, 3, 4, 250, 40, 300), (128, 172, 129, 171), (1,) * 600])
+def test_spans_of_documents_attend_as_one_mask_for_all_does(heads: int, lengths: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 4, queries, 8), (2, heads, keys, 8), (2, heads, keys, 8)]
-    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True) for shape in shapes)
-    documents = torch.stack([torch.arange(keys) // 37, torch.zeros(keys)])
-    mask = document_mask(documents, torch.float64)[:, :, keys - queries :]
+    q, k, v = (
+        torch.randn((2, 300, number, 8), generator=generator, dtype=torch.float64).transpose(1, 2).requires_grad_()
+        for number in (4, heads, heads)
+    )
+    documents = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths)).view(2, 300)
+    over = document_mask(documents, q.dtype)
+    assert isinstance(over, Spans) and sum(over.lengths) == 600
+    whole = (documents[:, None, :, None] == documents[:, None, None]).tril()
     found = []
-    for attended in (attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)):
+    for attended in (attend(q, k, v, over), F.scaled_dot_product_attention(q, k, v, attn_mask=whole, enable_gqa=True)):
         found.append((attended.detach(), *torch.autograd.grad(attended.square().sum(), (q, k, v))))
     torch.testing.assert_close(found[0], found[1])
 

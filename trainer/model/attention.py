@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -14,30 +17,65 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
+from trainer.model.by_hand import spans
 from trainer.model.config import ModelConfig, RopeScaling
 
 QUERIES_AT_ONCE = 128  # on CPUs
+TOGETHER = 64  # tokens up to which short documents share a span: one call for all takes less time than what they do not see
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What attention goes over on a CPU, row after row: spans that no document leaves.
+
+    lengths  tokens of each span
+    masks    of each span, some queries at a time: [queries, keys of the span up to their last], added to the scores: 0 where attention is
+             allowed, else -inf
+    """
+
+    lengths: tuple[int, ...]
+    masks: tuple[tuple[Tensor, ...], ...]
+
+
+Mask = Tensor | BlockMask | Spans
 
 
 def document_positions(document_ids: Tensor) -> Tensor:
     """[b, s] → [b, s]: positions that start again at 0 with every document."""
     columns = torch.arange(document_ids.shape[1], device=document_ids.device).expand_as(document_ids)
-    starts = torch.ones_like(document_ids, dtype=torch.bool)
-    starts[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
-    return columns - torch.where(starts, columns, 0).cummax(dim=1).values
+    return columns - torch.where(_begins(document_ids), columns, 0).cummax(dim=1).values
 
 
-def document_mask(document_ids: Tensor, dtype: torch.dtype) -> Tensor | BlockMask:
-    """[b, s] → what `attend` takes as a mask: a query sees the keys of its own document that are not after it.
+def _begins(document_ids: Tensor) -> Tensor:
+    """[b, s] → [b, s]: whether a row or a document begins here."""
+    begins = torch.ones_like(document_ids, dtype=torch.bool)
+    begins[:, 1:] = document_ids[:, 1:] != document_ids[:, :-1]
+    return begins
 
-    A GPU gets it by blocks, of which those without an allowed pair are never computed; the CPU gets [b, 1, s, s] of `dtype`, added to
-    the scores: 0 where attention is allowed, else -inf.
-    """
-    if document_ids.is_cuda:
-        return block_mask(document_ids)
-    same = document_ids[:, :, None] == document_ids[:, None, :]
-    hidden = ~same.tril().unsqueeze(1)
-    return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill_(hidden, -math.inf)
+
+def document_mask(document_ids: Tensor, dtype: torch.dtype) -> BlockMask | Spans:
+    """[b, s] → what `attend` takes as a mask: a query sees the keys of its own document that are not after it. What lies in other
+    documents is computed nowhere, but for the rest of a block on a GPU and for short documents that share a span on a CPU, whose masks are
+    of `dtype`."""
+    return block_mask(document_ids) if document_ids.is_cuda else spans_of(document_ids, dtype)
+
+
+def spans_of(document_ids: Tensor, dtype: torch.dtype) -> Spans:
+    """The same mask by spans."""
+    begins = _begins(document_ids).flatten()
+    starts = begins.nonzero()[:, 0].tolist()
+    lengths: list[int] = []
+    for start, end in pairwise([*starts, len(begins)]):
+        if start % document_ids.shape[1] == 0 or lengths[-1] + end - start > TOGETHER:
+            lengths.append(end - start)
+        else:
+            lengths[-1] += end - start
+    masks = []
+    for documents in begins.cumsum(0).split(lengths):
+        allowed = documents[:, None] == documents
+        parts = (allowed[some, : some.stop].tril(some.start) for some in spans(len(documents), QUERIES_AT_ONCE))
+        masks.append(tuple(torch.zeros(part.shape, dtype=dtype).masked_fill_(~part, -math.inf) for part in parts))
+    return Spans(tuple(lengths), tuple(masks))
 
 
 def block_mask(document_ids: Tensor) -> BlockMask:
@@ -52,28 +90,36 @@ def block_mask(document_ids: Tensor) -> BlockMask:
     return mask
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | BlockMask | None) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
     """Scaled dot-product attention of [b, h, s, e] on [b, k, t, e] → [b, h, s, e].
 
-    mask  [b, 1, s, t] bool or added to the scores, or a BlockMask; None: causal, or nothing hidden from a single query
+    mask  of `document_mask`, or [b, 1, s, t], True where attention is allowed; None: causal, or nothing hidden from a single query
     """
     grouped = q.shape[1] != k.shape[1]
+    if isinstance(mask, Spans):
+        return _attend_in_spans(q, k, v, mask, grouped)
     if isinstance(mask, BlockMask):
         flexible = _compiled(flex_attention) if q.is_cuda else flex_attention
         attended: Tensor = flexible(q, k, v, block_mask=mask, enable_gqa=grouped)
         return attended
-    if mask is None or q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=grouped)
-    # a CPU's kernel computes what the mask hides as well: queries go by blocks, with no keys that are after the block
-    parts, before = [], k.shape[2] - q.shape[2]
-    for first in range(0, q.shape[2], QUERIES_AT_ONCE):
-        own = slice(first, first + QUERIES_AT_ONCE)
-        seen = slice(0, before + own.stop)
-        part = F.scaled_dot_product_attention(
-            q[:, :, own], k[:, :, seen], v[:, :, seen], attn_mask=mask[:, :, own, seen], enable_gqa=grouped
-        )
-        parts.append(part)
-    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=grouped)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]  # the spans of each batch are others
+def _attend_in_spans(q: Tensor, k: Tensor, v: Tensor, over: Spans, grouped: bool) -> Tensor:
+    b, h, s, e = q.shape
+    parts = []
+    for queries, keys, values, masks in zip(*(_cut(heads, over.lengths) for heads in (q, k, v)), over.masks, strict=True):
+        for some, mask in zip(queries.split(QUERIES_AT_ONCE, dim=2), masks, strict=True):
+            seen = slice(mask.shape[1])
+            part = F.scaled_dot_product_attention(some, keys[:, :, seen], values[:, :, seen], attn_mask=mask, enable_gqa=grouped)
+            parts.append(part.transpose(1, 2))
+    return torch.cat(parts, dim=1).view(b, s, h, e).transpose(1, 2)
+
+
+def _cut(heads: Tensor, lengths: Sequence[int]) -> tuple[Tensor, ...]:
+    """[b, h, s, e] → [1, h, length, e] each, row after row."""
+    return heads.transpose(0, 1).flatten(1, 2).unsqueeze(0).split(lengths, dim=2)
 
 
 @functools.cache

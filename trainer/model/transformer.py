@@ -20,10 +20,9 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
-from trainer.model.attention import attend, document_mask, document_positions, rotary
+from trainer.model.attention import Mask, attend, document_mask, document_positions, rotary
 from trainer.model.by_hand import RMSNorm, rotate, swiglu
 from trainer.model.config import ModelConfig
 from trainer.model.moe import Load, MixtureOfExperts, Routing, routing_of
@@ -110,7 +109,7 @@ class Attention(nn.Module):
             self.q_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
             self.k_norm = RMSNorm(config.head_dim, eps=config.rms_norm_eps)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor | BlockMask | None, cache: KeyValueCache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Mask | None, cache: KeyValueCache | None) -> Tensor:
         b, s, _ = x.shape
         q, k, v = (project(x).view(b, s, -1, self.head_dim) for project in (self.q_proj, self.k_proj, self.v_proj))
         if self.normalised:
@@ -156,7 +155,7 @@ class Block(nn.Module):
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
-        mask: Tensor | BlockMask | None,
+        mask: Mask | None,
         cache: KeyValueCache | None,
         counted: Tensor | None,
     ) -> tuple[Tensor, Load | None]:
@@ -182,7 +181,7 @@ class Backbone(nn.Module):
         ids: Tensor,
         cos: Tensor,
         sin: Tensor,
-        mask: Tensor | BlockMask | None,
+        mask: Mask | None,
         cache: KeyValueCache | None,
         counted: Tensor | None,
     ) -> tuple[Tensor, list[Load]]:
@@ -288,7 +287,7 @@ class Transformer(nn.Module):
         cache         `input_ids` continue what it holds; it takes them in
         """
         s = input_ids.shape[1]
-        mask: Tensor | BlockMask | None = None
+        mask: Mask | None = None
         if cache is not None:
             mask = cache.mask(s)
             position_ids = cache.positions(s)
