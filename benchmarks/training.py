@@ -59,11 +59,7 @@ from trainer.planning import count_parameters, work_per_token
 from trainer.tasks.language_model import Pretraining
 from trainer.tasks.task import Place
 
-SIZES = {
-    "demo": ModelConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4),
-    "small": ModelConfig(hidden_size=256, num_hidden_layers=6, num_attention_heads=4),
-}
-VOCABULARY, END, LENGTH = 2048, 1, 256
+END = 1
 SETTINGS = Optimization(lr=1e-3, warmup_steps=2)
 SKIPPED = 2
 CPU = torch.device("cpu")
@@ -74,23 +70,36 @@ COLLECTIVES = (
 
 
 @dataclass(frozen=True)
+class Size:
+    """A model, and what a rank computes in a step: one micro-batch."""
+
+    config: ModelConfig
+    length: int  # tokens of a row
+    micro_batch: int  # rows
+
+
+SIZES = {
+    "demo": Size(ModelConfig(hidden_size=128, num_hidden_layers=4, num_attention_heads=4).resolved(2048), 256, 8),
+    "small": Size(ModelConfig(hidden_size=256, num_hidden_layers=6, num_attention_heads=4).resolved(2048), 256, 8),
+    "long": Size(  # the rows of recipe=web
+        ModelConfig(hidden_size=256, num_hidden_layers=6, num_attention_heads=4, tie_word_embeddings=True).resolved(8192), 1024, 2
+    ),
+}
+
+
+@dataclass(frozen=True)
 class Measuring:
     """What every rank is told."""
 
     directory: Path
-    size: str
+    size: Size
     counted: int  # steps of each side; SKIPPED before them are not counted
-    micro_batch: int  # rows; a step has one micro-batch on each rank
     parts: bool
     compile: bool
 
     @property
     def steps(self) -> int:
         return SKIPPED + self.counted + 1  # the last one is followed by what ends a training
-
-    @property
-    def config(self) -> ModelConfig:
-        return SIZES[self.size].resolved(VOCABULARY)
 
 
 @dataclass(frozen=True)
@@ -167,30 +176,29 @@ def main() -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--steps", type=int, default=12, help="counted steps of each side")
-    parser.add_argument("--micro-batch", type=int, default=8, help="rows of 256 tokens that a rank computes in a step")
     parser.add_argument("--compile", action="store_true", help="also with compiled layers, which takes minutes to start")
     parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="training-") as folder:
-        measuring = Measuring(Path(folder), arguments.size, arguments.steps, arguments.micro_batch, arguments.parts, arguments.compile)
-        write_corpus(measuring.directory)
+        measuring = Measuring(Path(folder), SIZES[arguments.size], arguments.steps, arguments.parts, arguments.compile)
+        write_corpus(measuring)
         for ranks in arguments.ranks:
-            show(measuring, together(ranks, measuring.directory, measured, measuring))
+            show(arguments.size, measuring, together(ranks, measuring.directory, measured, measuring))
 
 
-def write_corpus(directory: Path) -> None:
+def write_corpus(measuring: Measuring) -> None:
     """A shard of two million random ids in documents of 20 to 800 tokens."""
-    random = np.random.default_rng(0)
-    with TokenShardWriter(directory / "part.bin", VOCABULARY) as writer:
+    random, vocabulary = np.random.default_rng(0), measuring.size.config.vocab_size
+    with TokenShardWriter(measuring.directory / "part.bin", vocabulary) as writer:
         while writer.tokens < 2_000_000:
-            writer.write([*random.integers(2, VOCABULARY, random.integers(20, 800)).tolist(), END])
+            writer.write([*random.integers(2, vocabulary, random.integers(20, 800)).tolist(), END])
 
 
 def pretraining(measuring: Measuring, ranks: int, turn: Callable[[], None] = lambda: None) -> Paced:
     files = tuple(File.of(name, measuring.directory / name) for name in ("part.bin", "part.idx"))
     corpora = (Corpus("corpus", files, (), ()),)
-    return Paced(corpora, END, LENGTH, ranks * measuring.micro_batch, validation_tokens=0, seed=0, turn=turn)
+    return Paced(corpora, END, measuring.size.length, ranks * measuring.size.micro_batch, validation_tokens=0, seed=0, turn=turn)
 
 
 def batches(measuring: Measuring, place: Place, turn: Callable[[], None] = lambda: None) -> Iterator[list[TokenBatch]]:
@@ -234,17 +242,18 @@ def measured(measuring: Measuring) -> Found:
     return Found(turns.seconds, max(peaks), parts)
 
 
-def show(measuring: Measuring, ranks: Sequence[Found]) -> None:
-    world, tokens = len(ranks), len(ranks) * measuring.micro_batch * LENGTH
-    peak, flops = sum(rank.peak for rank in ranks), work_per_token(measuring.config, LENGTH).total
+def show(size: str, measuring: Measuring, ranks: Sequence[Found]) -> None:
+    config, length = measuring.size.config, measuring.size.length
+    world, tokens = len(ranks), len(ranks) * measuring.size.micro_batch * length
+    peak, flops = sum(rank.peak for rank in ranks), work_per_token(config, length).total
     wall = {name: seconds.wall[SKIPPED:] for name, seconds in ranks[0].seconds.items()}
     processor = {}
     for name in wall:
         steps = zip(*(rank.seconds[name].processor[SKIPPED:] for rank in ranks), strict=True)
         processor[name] = statistics.median(sum(step) for step in steps)
     print(
-        f"{world} rank{'s' * (world > 1)} of one thread, {measuring.size}: {count_parameters(measuring.config).exact:,} parameters, "
-        f"{tokens:,} tokens a step; fp32 matrix product {peak / world / 1e9:.0f} GFLOP/s a rank\n"
+        f"{world} rank{'s' * (world > 1)} of one thread, {size}: {count_parameters(config).exact:,} parameters, "
+        f"{tokens:,} tokens a step in rows of {length:,}; fp32 matrix product {peak / world / 1e9:.0f} GFLOP/s a rank\n"
         f"{'':<32} {'best step':>10} {'':>6} {'speed over the plain loop':>27} {'over HF Trainer':>24}\n"
         f"{'':<32} {'tokens/s':>10} {'MFU':>6} {'best':>9} {'median':>8} {'CPU':>8} {'best':>8} {'median':>7} {'CPU':>7}"
     )
@@ -273,13 +282,13 @@ def matrix_products(turn: Callable[[], None], steps: int, peaks: list[float]) ->
 
 
 def own_model(measuring: Measuring) -> Transformer:
-    return Transformer(measuring.config, seed=1)
+    return Transformer(measuring.size.config, seed=1)
 
 
 def qwen3(measuring: Measuring) -> nn.Module:
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    values = to_huggingface(measuring.config, dtype="float32", bos=None, eos=END, pad=END)
+    values = to_huggingface(measuring.size.config, dtype="float32", bos=None, eos=END, pad=END)
     return Qwen3ForCausalLM(Qwen3Config(**values))
 
 
@@ -330,7 +339,7 @@ def plain_loop(
     optimizer = torch.optim.AdamW(groups, lr=SETTINGS.lr, betas=SETTINGS.betas, eps=SETTINGS.eps, fused=True)
     trained.train()
     with (measuring.directory / "plain.log").open("a") as log:
-        for step, (batch,) in enumerate(batches(measuring, Place(dist.get_rank(), world, CPU, measuring.micro_batch), turn)):
+        for step, (batch,) in enumerate(batches(measuring, Place(dist.get_rank(), world, CPU, measuring.size.micro_batch), turn)):
             loss = loss_of(trained, batch)
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip)
@@ -346,7 +355,7 @@ def own_loop(measuring: Measuring, zero: int, compiled: bool, turn: Callable[[],
 
 
 def run_task(measuring: Measuring, zero: int, task: Pretraining, compiled: bool = False) -> None:
-    run = TrainRun(zero=zero, micro_batch=measuring.micro_batch, checkpoint_every=10**6, compile=compiled)
+    run = TrainRun(zero=zero, micro_batch=measuring.size.micro_batch, checkpoint_every=10**6, compile=compiled)
     with shared_folder(measuring.directory) as folder:
         loop.train(
             own_model(measuring), task, Plan(measuring.steps, 10**6), SETTINGS, run,
@@ -377,11 +386,11 @@ def huggingface_trainer(measuring: Measuring, zero: int, turn: Callable[[], None
         inputs, targets, documents = (torch.cat([getattr(row, name) for row in chosen]) for name in ("inputs", "targets", "documents"))
         return qwen3_inputs(TokenBatch(inputs, targets, documents))
 
-    config = deepspeed_config(SETTINGS, TrainRun(zero=zero, micro_batch=measuring.micro_batch))
+    config = deepspeed_config(SETTINGS, TrainRun(zero=zero, micro_batch=measuring.size.micro_batch))
     del config["managed_gradient_accumulation"], config["gradient_allreduce_op"]  # it counts micro-batches and averages itself
     with shared_folder(measuring.directory) as folder:
         arguments = TrainingArguments(
-            output_dir=str(folder), max_steps=measuring.steps, per_device_train_batch_size=measuring.micro_batch, use_cpu=True,
+            output_dir=str(folder), max_steps=measuring.steps, per_device_train_batch_size=measuring.size.micro_batch, use_cpu=True,
             deepspeed=config, learning_rate=SETTINGS.lr, warmup_steps=SETTINGS.warmup_steps,
             lr_scheduler_type="cosine", adam_beta1=SETTINGS.betas[0], adam_beta2=SETTINGS.betas[1], weight_decay=SETTINGS.weight_decay,
             max_grad_norm=SETTINGS.clip, save_strategy="no", report_to=[], disable_tqdm=True, remove_unused_columns=False,
