@@ -1,6 +1,6 @@
 """Training's speed: this project's loop beside a plain PyTorch loop and Hugging Face's Trainer, on the same rows.
 
-    python -m benchmarks.training [--ranks 1 2] [--size demo] [--steps 12] [--compile] [--parts]
+    python -m benchmarks.training [--ranks 1 2] [--size small long] [--steps 12] [--compile] [--parts]
 
 The peers are transformers and accelerate, both in the `dev` extra. Without accelerate, or without transformers, their lines are left
 out.
@@ -174,17 +174,18 @@ class Turns:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--size", choices=SIZES, nargs="+", default=["small", "long"])
     parser.add_argument("--steps", type=int, default=12, help="counted steps of each side")
     parser.add_argument("--compile", action="store_true", help="also with compiled layers, which takes minutes to start")
     parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
-    with tempfile.TemporaryDirectory(prefix="training-") as folder:
-        measuring = Measuring(Path(folder), SIZES[arguments.size], arguments.steps, arguments.parts, arguments.compile)
-        write_corpus(measuring)
-        for ranks in arguments.ranks:
-            show(arguments.size, measuring, together(ranks, measuring.directory, measured, measuring))
+    for name in arguments.size:
+        with tempfile.TemporaryDirectory(prefix="training-") as folder:
+            measuring = Measuring(Path(folder), SIZES[name], arguments.steps, arguments.parts, arguments.compile)
+            write_corpus(measuring)
+            for ranks in arguments.ranks:
+                show(name, measuring, together(ranks, measuring.directory, measured, measuring))
 
 
 def write_corpus(measuring: Measuring) -> None:
