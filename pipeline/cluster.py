@@ -29,20 +29,21 @@ class ClusterConfig:
     object_store_gb: Annotated[float, Meta(ge=0.08, description="Ray's object store on this machine, GB (paths travel, not data)")] = 0.25
 
 
-def connect(cluster: ClusterConfig) -> None:
-    """Make Ray usable in this process, once. UserError says what to mend."""
+def connect(cluster: ClusterConfig) -> dict[str, float]:
+    """Make Ray usable in this process, once; gives the resources that are there, as Ray names them. UserError says what to mend."""
     token = Path.home() / ".ray" / "auth_token"
     if token.exists() or "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when Ray is imported; a head without tokens ignores them
     import ray
 
-    if ray.is_initialized():
-        return
-    terminated = signal.getsignal(signal.SIGTERM)
-    try:
-        _initialize(cluster, token)
-    finally:
-        signal.signal(signal.SIGTERM, terminated)  # Ray puts one of its own in its place
+    if not ray.is_initialized():
+        terminated = signal.getsignal(signal.SIGTERM)
+        try:
+            _initialize(cluster, token)
+        finally:
+            signal.signal(signal.SIGTERM, terminated)  # Ray puts one of its own in its place
+    there: dict[str, float] = ray.cluster_resources()
+    return there
 
 
 def _initialize(cluster: ClusterConfig, token: Path) -> None:

@@ -68,15 +68,26 @@ def run(config: Config, overrides: Sequence[str]) -> Survey:
 
 
 def _require_room(config: Config, order: Sequence[str]) -> None:
-    """UserError for a stage that needs more CPUs than a Ray of this machine will have. Other clusters may grow when they are asked to,
-    and GPUs and memory are Ray's to find."""
-    if config.settings.cluster.kind != "local":
+    """UserError for a stage that needs more than this machine has, before the first one begins. GPUs and memory are Ray's to find, so it is
+    started where some are needed. Other clusters may grow until then."""
+    cluster = config.settings.cluster
+    if cluster.kind != "local":
         return
-    there = {"CPU": float(config.settings.cluster.cpus or os.cpu_count() or 1), "GPU": math.inf, "memory": math.inf}
-    for name in order:
-        require_room = getattr(config.nodes[name].run, "require_room", None)
-        if require_room is not None:
-            require_room(name, there)
+
+    def require(there: Mapping[str, float]) -> None:
+        for name in order:
+            require_room = getattr(config.nodes[name].run, "require_room", None)
+            if require_room is not None:
+                require_room(name, there)
+
+    cpus = float(cluster.cpus or os.cpu_count() or 1)
+    require({"CPU": cpus, "GPU": math.inf, "memory": math.inf})
+    try:
+        require({"CPU": cpus})
+    except UserError:
+        from pipeline.cluster import connect
+
+        require(connect(cluster))
 
 
 def _made_stale(survey: Survey, name: str) -> bool:

@@ -188,7 +188,7 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     from pipeline.stage import MapRun
 
     run: MapRun = ctx.run if isinstance(ctx.run, MapRun) else MapRun()  # a stage whose own work is something else maps as others do
-    run.require_room(ctx.stage.name, ray.cluster_resources())
+    run.require_room(ctx.name, ray.cluster_resources())
     remote = ray.remote(compute).options
     options: dict[str, Any] = {
         "name": ctx.stage.name,

@@ -72,7 +72,7 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
         with stopping_at_a_checkpoint(training):
             return train_rank(training)
     ctx.connect()
-    return train_on_ray(training, f"{ctx.stage.name}-{ctx.fingerprint[:16]}-{ctx.fence.epoch}")
+    return train_on_ray(training, f"{ctx.name}-{ctx.fingerprint[:16]}-{ctx.fence.epoch}")
 
 
 def train_rank(training: Training) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how long Ray takes to see that the ranks are done
     run = training.run
     gpu = run.gpus_per_worker > 0
-    run.require_room(name.partition("-")[0], ray.cluster_resources())
+    run.require_room(training.progress.stage, ray.cluster_resources())
     failures = 0
     while True:
         # Ray's own snapshots are of no use here: they live and go with this launch

@@ -233,6 +233,14 @@ def test_what_no_node_could_ever_run_is_refused(toy: Toy, demand: str) -> None:
     assert "the whole cluster has" in error and "Traceback" not in error
 
 
+def test_gpus_that_this_machine_lacks_are_missed_before_the_first_shard(tmp_path: Path) -> None:
+    alone = Toy(tmp_path)
+    alone.write(one="a text")
+    error = alone.run("shout.run.gpus=64", "cluster.cpus=1", expect=1).stderr
+    assert "shout.run.gpus=64: the whole cluster has" in error and "Traceback" not in error
+    assert not list((alone.root / "store").glob("*/*/spec.json"))
+
+
 def test_a_sweep_shares_what_stands_before_it_and_resumes(toy: Toy) -> None:
     toy.run("-m", "shout.mark=1st,2nd")
     runs = sorted(path.name for path in (toy.root / "runs").iterdir() if path.name.startswith("toy-"))
