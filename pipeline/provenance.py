@@ -32,12 +32,12 @@ def provenance(stage: Stage) -> dict[str, Any]:
     }
 
 
-def changed_since(manifest: Mapping[str, Any], stage: Stage) -> Iterator[Reason]:
+def changed_since(manifest: Mapping[str, Any], stage: Stage, name: str) -> Iterator[Reason]:
     """What differs today from what built an artifact, as far as it could have decided its bytes."""
     from pipeline.states import Reason
 
     if manifest["provenance"]["code"] != code_digest(_package(stage)):
-        yield Reason("code changed since this was built", remedy=f"force=[{stage.name}] or raise its version, if the output should change")
+        yield Reason("code changed since this was built", remedy=f"force=[{name}] or raise its version, if the output should change")
 
 
 @cache

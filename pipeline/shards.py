@@ -108,7 +108,7 @@ def map_shards(
     ctx.shards_computed += len(missing) - len(failures)
     ctx.shards_reused += len(units) - len(missing)
     if failures:
-        raise ShardsFailed(_message(stage.name, failures, len(units)), failures)
+        raise ShardsFailed(_message(ctx.name, failures, len(units)), failures)
     return _mapped(ctx.pool, units, keys, records)
 
 
@@ -191,7 +191,7 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     run.require_room(ctx.name, ray.cluster_resources())
     remote = ray.remote(compute).options
     options: dict[str, Any] = {
-        "name": ctx.stage.name,
+        "name": ctx.name,
         "num_cpus": run.cpus,
         "num_gpus": run.gpus,
         "memory": run.memory_gb * 2**30 or None,
@@ -225,7 +225,7 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
                     doubled.add(key)
                     running[remote(**{**options, "memory": double, "max_retries": 0}).remote(tasks[key])] = key
                     continue
-                advice = f"set {ctx.stage.name}.run.memory_gb above the {double / 2**30:.3g} of the last try, or a lower in_flight"
+                advice = f"set {ctx.name}.run.memory_gb above the {double / 2**30:.3g} of the last try, or a lower in_flight"
                 outcome = {"error": f"its worker was killed each time, as it is for memory; {advice}", "traceback": str(error)}
             except RayError as error:
                 outcome = _described(error, str(error))

@@ -147,7 +147,7 @@ class Survey:
         if manifest is not None:
             stale = tuple(self._stale(node, manifest))
             if not stale:
-                return Status(node, spec, mark, "DONE", (), tuple(changed_since(manifest, node.stage)))
+                return Status(node, spec, mark, "DONE", (), tuple(changed_since(manifest, node.stage, node.name)))
             return Status(node, spec, mark, "STALE", stale)
         owner = holder(self.store.directory(name, mark))
         if owner is not None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stage import Outlook, PlanOnly, Prospect, Upstream, UserError
 from trainer.engine import Optimization, TrainRun
 from trainer.model.config import ModelConfig
-from trainer.model.hf import load_config
 from trainer.planning import Estimate, Parameters, Training, chinchilla_ratio, count_parameters, estimate
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ SAME_RUN = (
 
 def plan_adoption(prospect: Prospect) -> Outlook | None:
     """The shape that its config.json tells. PlanOnly where there is none that can be run."""
+    from trainer.model.hf import load_config  # heavy, and most plans do without
+
     path = next((Path(path) for path in prospect.sources if Path(path).name == "config.json"), None)
     if path is None:
         raise PlanOnly("sources: no config.json is among them; give the files of a Hugging Face model directory")
