@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline import storage
-from pipeline.files import File
+from pipeline.files import hashed
 from pipeline.lease import Fence
-
-READERS = 8
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Trajectory:
     """Picklable. The checkpoints of one training: every driver reads them all and writes under its own name.
 
     With `alone`, a driver reads only what it has written itself: a forced training begins anew. `directory` holds
-    `step-<N>.<fingerprint>.<epoch>/…  COMPLETE`, the latter listing every file with its sha256.
+    `step-<N>.<fingerprint>.<epoch>/…  COMPLETE`, the latter listing every file with its sha256, and in its last line its own.
     """
 
     directory: str
@@ -57,23 +55,26 @@ class Trajectory:
         found = []
         for name in storage.names(self.directory):
             readable = name.startswith("step-") and (not self.alone or name.endswith(f".{self.fingerprint}.{self.fence.epoch}"))
-            record = storage.read(Path(self.directory, name, "COMPLETE")) if readable else None
-            if record is not None:
+            sealed = storage.read(Path(self.directory, name, "COMPLETE")) if readable else None
+            if sealed is not None:
                 step, fingerprint, epoch = name[5:].split(".")
-                found.append((int(step), int(epoch), fingerprint, name, record))
-        for number, _, _, name, record in sorted(found, reverse=True):
-            facts = _facts(record)
-            if facts is None:
+                found.append((int(step), int(epoch), fingerprint, name, sealed))
+        for number, _, _, name, sealed in sorted(found, reverse=True):
+            record = _opened(sealed)
+            if record is None:
                 tell(f"{Path(self.directory, name, 'COMPLETE')}: not the record that was written")
             else:
-                yield Checkpoint(number, str(Path(self.directory, name)), facts)
+                yield Checkpoint(number, str(Path(self.directory, name)), record["facts"])
 
     def damage(self, checkpoint: Checkpoint) -> str | None:
         """What is wrong with a checkpoint's files, or None when all are as COMPLETE says."""
-        record = storage.read(Path(checkpoint.directory, "COMPLETE"))
-        if record is None:
+        sealed = storage.read(Path(checkpoint.directory, "COMPLETE"))
+        if sealed is None:
             return f"{checkpoint.directory}: retired"
-        files = json.loads(record)["files"]
+        record = _opened(sealed)
+        if record is None:
+            return f"{checkpoint.directory}/COMPLETE: not the record that was written"
+        files = record["files"]
         paths = {name: Path(checkpoint.directory, name) for name in files}
         for name, path in paths.items():
             if not path.is_file() or path.stat().st_size != files[name][0]:
@@ -102,7 +103,7 @@ class Trajectory:
         files = {file.name: [file.bytes, file.sha256] for file in hashed(paths)}
         self.fence.check()
         record = {"step": step, "facts": dict(facts), "files": files}
-        storage.create(folder / "COMPLETE", json.dumps(record, sort_keys=True, indent=1).encode())
+        storage.create(folder / "COMPLETE", _sealed(record))
         storage.sync_directory(self.directory)
         own = [checkpoint for checkpoint in self.complete() if f".{self.fingerprint}." in os.path.basename(checkpoint.directory)]
         for checkpoint in [checkpoint for checkpoint in own if checkpoint.step <= step][last:]:
@@ -138,18 +139,16 @@ class Trajectory:
         storage.remove_tree(folder)
 
 
-def _facts(record: bytes) -> dict[str, Any] | None:
-    """The facts of a COMPLETE record; None for one that was not written by `commit`."""
-    try:
-        values = json.loads(record)
-        facts = values["facts"]
-        whole = isinstance(values["files"], dict) and bool(values["files"])
-    except (ValueError, KeyError, TypeError):
+def _sealed(record: Mapping[str, Any]) -> bytes:
+    """A record as JSON, and in a last line its sha256: one that was edited is told from one that was written."""
+    text = json.dumps(record, sort_keys=True, indent=1).encode()
+    return text + b"\n" + hashlib.sha256(text).hexdigest().encode() + b"\n"
+
+
+def _opened(sealed: bytes) -> dict[str, Any] | None:
+    """The record, or None for what was not sealed like that."""
+    text, _, seal = sealed.removesuffix(b"\n").rpartition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() != seal:
         return None
-    return facts if whole and isinstance(facts, dict) and facts else None
-
-
-def hashed(paths: Mapping[str, Path]) -> Iterator[File]:
-    """The files by name, several read at a time: all ranks wait while one hashes what they have written together."""
-    with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(File.of, paths, paths.values())
+    record: dict[str, Any] = json.loads(text)
+    return record

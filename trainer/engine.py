@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from msgspec import Meta
 
 from pipeline.stage import UserError
-from trainer.planning import REDUCE_BUCKET
+from trainer.planning import REDUCE_BUCKET, Offload
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,7 @@ class TrainRun:
     workers: Annotated[int, Meta(ge=0, description="ranks; 0: one rank inside the driver, without Ray")] = 2
     zero: Annotated[int, Meta(ge=0, le=3, description="ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too")] = 1
     offload: Annotated[
-        Literal["none", "optimizer", "parameters"],
+        Offload,
         Meta(description="kept in the host's memory: the optimizer's states (ZeRO 1 to 3), at ZeRO 3 the weights as well"),
     ] = "none"
     recompute: Annotated[

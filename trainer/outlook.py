@@ -24,6 +24,7 @@ SAME_RUN = (
     "threads",
     "offload",
     "recompute",
+    "compile",
 )  # what throughput depends on
 
 
@@ -176,7 +177,7 @@ def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:
         "world": run.world_size,
         "zero": run.zero,
         "device": "cuda" if run.gpus_per_worker else "cpu",
-        "offload": run.offload != "none",
+        "offload": run.offload,
         "recompute": run.recompute == "layer",
     }
 

@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from trainer.model.config import ModelConfig
 
+Offload = Literal["none", "optimizer", "parameters"]
 ZERO_STAGES = (0, 1, 2, 3)
 CHINCHILLA = 20  # tokens a parameter (arXiv:2203.15556, table 3, rounded as everyone does)
 # DeepSpeed's own defaults, elements: gradients reduced at once; whole weights held at once (stage 3)
@@ -247,13 +248,13 @@ def memory_per_device(
     world: int,
     device: str = "cuda",
     recompute: bool = False,
-    offload: bool = False,
+    offload: Offload = "none",
 ) -> Memory:
     """Memory of one rank at the top of a step over micro-batches of `tokens`, with this project's engine.
 
     16-bit gradients are added up in fp32: at stage 1 whole beside them, at stages 2 and 3 this rank's part alone. Stages 1 to 3 keep
-    an fp32 copy of the weights in fp32 too. Offloading moves optimizer states and gradients added up to the host at stages 2
-    and 3, the optimizer states at stage 1, the weights as well at stage 3; at stage 0 there is nothing to move. A checkpoint is
+    an fp32 copy of the weights in fp32 too. Offloading the optimizer moves its states to the host, at stages 2 and 3 the gradients added up
+    too; offloading the parameters the weights as well at stage 3; at stage 0 there is nothing to move. A checkpoint is
     written from a copy, of which rank 0's has the weights as well; at stage 3 they are the optimizer's.
     """
     exact, width = count_parameters(config).exact, width_of(precision)
@@ -262,17 +263,17 @@ def memory_per_device(
     weights, gradients, states = state_bytes(exact, zero, world, weight=width, gradient=gradient, optimizer=optimizer)
     bucket = min(exact, REDUCE_BUCKET)
     buffers = bucket * (2 if precision == "fp16" else 4)  # as they are sent: bf16 in fp32
-    if (zero == 2 or (zero == 1 and precision == "fp32")) and (offload or device != "cpu"):
+    if (zero == 2 or (zero == 1 and precision == "fp32")) and (offload != "none" or device != "cpu"):
         buffers += bucket * width  # where they are gathered before
     if zero == 3:
         buffers += width * min(exact, LIVE_PARAMETERS)
     copied = states if zero == 3 else states + weights
     host = 0
-    if offload and zero:
+    if offload != "none" and zero:
         host, states = states, 0
         if zero >= 2:
             host, gradients = host + gradients, 0
-        if zero == 3:
+        if offload == "parameters" and zero == 3:
             host, weights = host + weights, 0
     return Memory(
         weights,
@@ -331,7 +332,7 @@ class Training:
     zero: int
     device: str = "cuda"
     recompute: bool = False
-    offload: bool = False
+    offload: Offload = "none"
     forwards: int = 0  # how often a token is only read, besides being trained on: by a reference, or as it is generated
     tokens_per_second: float | None = None  # as measured before; None: to be assumed
 
@@ -345,15 +346,11 @@ class Estimate:
     parameters: Parameters
     work: Work
     memory: Mapping[int, Memory]  # by ZeRO stage
-    offloaded: Mapping[int, Memory]  # by ZeRO stage, from 1 on
+    offloaded: Mapping[int, Memory]  # by ZeRO stage, from 1 on, with all that can be in the host's memory
     recomputed: Mapping[int, Memory]  # by ZeRO stage, with the blocks' activations computed again
+    chosen: Memory  # of the ZeRO stage that is set, offloading as the training does
     micro_batch: Mapping[int, int]  # rows that fit, by ZeRO stage, offloading and recomputing as the training does
     cost: Cost
-
-    @property
-    def chosen(self) -> Memory:
-        """Of the ZeRO stage that is set."""
-        return (self.offloaded if self.training.offload and self.training.zero else self.memory)[self.training.zero]
 
     @property
     def conversion(self) -> dict[str, int]:
@@ -408,10 +405,9 @@ def estimate(training: Training, assumptions: Assumptions) -> Estimate:
         flops_per_s = training.tokens_per_second * done / training.world
     where = {"precision": training.precision, "world": training.world, "device": training.device}
 
-    def memory(offload: bool, recompute: bool) -> dict[int, Memory]:
+    def memory(zero: int, offload: Offload = training.offload, recompute: bool = training.recompute) -> Memory:
         how: dict[str, Any] = {**where, "offload": offload, "recompute": recompute}
-        tokens = training.micro_batch * training.sequence_length
-        return {zero: memory_per_device(training.config, tokens=tokens, zero=zero, **how) for zero in ZERO_STAGES if zero or not offload}
+        return memory_per_device(training.config, tokens=training.micro_batch * training.sequence_length, zero=zero, **how)
 
     def rows(zero: int) -> int:
         how = {**where, "offload": training.offload, "recompute": training.recompute}
@@ -422,9 +418,10 @@ def estimate(training: Training, assumptions: Assumptions) -> Estimate:
         assumptions,
         count_parameters(training.config),
         work,
-        memory=memory(False, training.recompute),
-        offloaded=memory(True, training.recompute),
-        recomputed=memory(False, True),
+        memory={zero: memory(zero, "none") for zero in ZERO_STAGES},
+        offloaded={zero: memory(zero, "parameters") for zero in ZERO_STAGES if zero},
+        recomputed={zero: memory(zero, "none", recompute=True) for zero in ZERO_STAGES},
+        chosen=memory(training.zero),
         micro_batch={zero: rows(zero) for zero in ZERO_STAGES},
         cost=cost(done * training.tokens, training.world, flops_per_s, assumptions),
     )

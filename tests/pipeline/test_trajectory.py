@@ -72,12 +72,18 @@ def test_what_is_saved_stays_though_an_earlier_launch_came_further(tmp_path: Pat
     assert [checkpoint.step for checkpoint in later.complete()] == [60, 55]
 
 
-@pytest.mark.parametrize("record", ["", "{", "{}", "[]", "null", '{"facts": {}, "files": {}}', '{"facts": {"world_size": 1}}'])
-def test_a_record_that_cannot_be_read_is_passed_over_by_name(tmp_path: Path, record: str) -> None:
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"world_size": 2', '"world_size": 1'), ("state.bin", "other.bin"), ("\n", ""), ("{", "[")],
+    ids=["a fact", "a file's name", "its lines", "its kind"],
+)
+def test_a_record_that_was_edited_is_passed_over_by_name(tmp_path: Path, old: str, new: str) -> None:
     one = trajectory(tmp_path)
     save(one, 5)
     damaged = save(one, 10)
-    (damaged / "COMPLETE").write_text(record)
+    written = (damaged / "COMPLETE").read_text()
+    assert old in written
+    (damaged / "COMPLETE").write_text(written.replace(old, new))
     told: list[str] = []
     found = one.latest(tell=told.append)
     assert found is not None and found.step == 5

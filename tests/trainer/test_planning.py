@@ -17,6 +17,7 @@ from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
 from trainer.planning import (
     Assumptions,
+    Offload,
     Training,
     activation_bytes,
     chinchilla_ratio,
@@ -134,9 +135,9 @@ def test_logits_at_once_are_the_model_s() -> None:
         assert getattr(planning, name) == getattr(output, name)
 
 
-@given(st.integers(0, 3), st.integers(1, 64), st.booleans(), st.booleans(), st.integers(1, 200))
+@given(st.integers(0, 3), st.integers(1, 64), st.booleans(), st.sampled_from(("none", "optimizer", "parameters")), st.integers(1, 200))
 def test_the_largest_micro_batch_fits_and_one_row_more_does_not(
-    zero: int, world: int, recompute: bool, offload: bool, gigabytes: int
+    zero: int, world: int, recompute: bool, offload: Offload, gigabytes: int
 ) -> None:
     config = preset_124m
     how = {"precision": "bf16", "zero": zero, "world": world, "recompute": recompute, "offload": offload}
@@ -150,13 +151,16 @@ preset_124m = ModelConfig(hidden_size=768, num_hidden_layers=12, num_attention_h
 
 
 def test_every_zero_stage_and_offloading_spare_the_device() -> None:
-    def total(zero: int, offload: bool = False) -> int:
+    def total(zero: int, offload: Offload = "none") -> int:
         config = preset("7b", 32768)
         return memory_per_device(config, tokens=4096, precision="bf16", zero=zero, world=64, offload=offload).total
 
     assert total(0) > total(1) > total(2) > total(3)
-    assert all(total(zero, True) < total(zero) for zero in (1, 2, 3))
-    assert total(0, True) == total(0)
+    assert all(total(zero, "optimizer") < total(zero) for zero in (1, 2, 3))
+    assert total(0, "optimizer") == total(0)
+    weights = 2 * count_parameters(preset("7b", 32768)).exact
+    assert total(3, "optimizer") - total(3, "parameters") == weights // 64  # those of a rank alone
+    assert total(2, "optimizer") == total(2, "parameters")  # only stage 3 shards them
 
 
 def test_recomputing_keeps_less_and_computes_a_third_more() -> None:

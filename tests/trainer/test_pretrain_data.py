@@ -169,6 +169,7 @@ class TestShardsAreLookedAtFirst:
 
     def checked(self, *artifacts: Artifact, vocab_size: int = VOCABULARY, **params: Any) -> tuple[Corpus, ...]:
         class Context:
+            name = "pretrain"
             inputs = {"tokenizer": Artifact("tokenizer", "t", "t", "", (), {}), **{found.digest: found for found in artifacts}}  # noqa: RUF012
 
         values = {"sequence_length": 16, "batch_tokens": 64, "model": ModelConfig(max_position_embeddings=64)}
@@ -191,8 +192,12 @@ class TestShardsAreLookedAtFirst:
                 lambda path, other: path.with_suffix(".idx").write_bytes(other.with_suffix(".idx").read_bytes()),
                 r"train/web\.idx is not the file that was made",
             ),
+            (
+                lambda path, _: path.write_bytes(path.read_bytes()[::-1]),
+                r"train/web\.bin is not the file that was made",
+            ),
         ],
-        ids=["missing", "truncated", "swapped"],
+        ids=["missing", "truncated", "of other documents", "swapped"],
     )
     def test_one_that_is_not_as_it_was_made_is_refused(self, tmp_path: Path, damage: Callable[[Path, Path], object], trouble: str) -> None:
         found = self.artifact(tmp_path, "web")
@@ -211,9 +216,7 @@ class TestShardsAreLookedAtFirst:
     def test_nothing_to_validate_or_train_on_is_refused_with_the_mend(self, tmp_path: Path) -> None:
         found = self.artifact(tmp_path, "web")
         without = replace(found, files=found.select("train"))
-        with pytest.raises(
-            UserError, match=r"no documents to validate on; raise tokenize\.validation_fraction or set .*validation_tokens=0"
-        ):
+        with pytest.raises(UserError, match=r"has none to validate on; raise tokenize\.validation_fraction or set .*validation_tokens=0"):
             self.checked(without)
         assert self.checked(without, validation_tokens=0)[0].train
         with TokenShardWriter(tmp_path / "empty.bin", VOCABULARY):

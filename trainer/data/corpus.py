@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.token_shards import TokenShard, count_tokens, open_shards
+from pipeline.files import hashed
 from pipeline.stage import File, UserError
 
 LOOKED_AT = 16  # places of a shard whose ids are looked at
@@ -42,21 +42,20 @@ class Corpus:
 
 
 def require_whole(files: Sequence[File], where: str) -> None:
-    """Raise UserError for a file that is gone, has another size than when it was published, or is the index of other documents.
-
-    `where` names the corpus. The tokens themselves are not hashed: that is what `crawl2chat verify` is for.
-    """
+    """Raise UserError for a file that is gone or not the one that was published, by size or hash. `where` names the corpus."""
     for file in files:
         path = Path(file.path)
         if not path.is_file():
-            trouble = "is missing"
-        elif path.stat().st_size != file.bytes:
-            trouble = f"has {path.stat().st_size:,} bytes, {file.bytes:,} when it was made"
-        elif file.name.endswith(".idx") and hashlib.sha256(path.read_bytes()).hexdigest() != file.sha256:
-            trouble = "is not the file that was made"
-        else:
-            continue
-        raise UserError(f"{where}: {file.name} {trouble} ({path}): put it back, or remove it and run force=[…] for the stage that made it")
+            raise UserError(_trouble(file, where, "is missing"))
+        if path.stat().st_size != file.bytes:
+            raise UserError(_trouble(file, where, f"has {path.stat().st_size:,} bytes, {file.bytes:,} when it was made"))
+    for file, found in zip(files, hashed({file.path: file.path for file in files}), strict=True):
+        if found.sha256 != file.sha256:
+            raise UserError(_trouble(file, where, "is not the file that was made"))
+
+
+def _trouble(file: File, where: str, what: str) -> str:
+    return f"{where}: {file.name} {what} ({file.path}): put it back, or remove it and run force=[…] for the stage that made it"
 
 
 def require_ids(files: Sequence[File], vocab_size: int, where: str) -> None:
