@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
@@ -158,6 +159,9 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
         raise UserError(f"{name}.run.offload=parameters: only ZeRO 3 shards them; set {name}.run.zero=3, or {name}.run.offload=optimizer")
     if run.compile and run.zero == 3:
         raise UserError(f"{name}.run.compile=true: ZeRO 3 gathers weights in hooks that a compiled layer skips; set {name}.run.zero=2")
+    for package, wanted in (("tensorboard", run.tensorboard), ("wandb", run.wandb)):
+        if wanted and find_spec(package) is None:
+            raise UserError(f'{name}.run.{package}: it is not installed; pip install "crawl2chat[{package}]"')
     if run.workers == 0 and run.gpus_per_worker:
         raise UserError(
             f"{name}.run.workers=0: trains inside the driver, which has no GPU assigned; set it to 1, or {name}.run.gpus_per_worker=0"

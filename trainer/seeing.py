@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # dense bf16 matrices, FLOP/s, by words of the device's name (the vendors' data sheets)
 PEAKS = {
     "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
     "H100": 989e12,
     "H200": 989e12,
     "GH200": 989e12,

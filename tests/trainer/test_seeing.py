@@ -1,13 +1,15 @@
 """What a training shows: numbers of every step, TensorBoard's files, a profile, texts to read."""
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.stage import UserError
 from tests.trainer.worlds import alone, equal, pretraining, training, trajectory, write_tokenizer
-from trainer.engine import TrainRun
+from trainer.engine import Optimization, TrainRun, preflight
 
 
 def events(directory: Path, name: str, kind: str) -> list[dict[str, Any]]:
@@ -49,8 +51,23 @@ def test_one_of_two_ranks_writes_texts_whether_weights_are_sharded_or_not(two_ra
     assert [done for done, _ in texts[0]] == [2, 4, 6] and texts[0] == texts[1]
 
 
-def test_what_is_not_installed_is_named(tmp_path: Path) -> None:
-    from pipeline.stage import UserError
+def test_weights_and_biases_gets_the_numbers_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    plain = alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(workers=1), name="plain"))
+    shown = alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(workers=1, wandb="mine"), name="shown"))
+    assert equal(plain, shown)
+    [record] = Path(trajectory(tmp_path, "shown").directory).glob("wandb/offline-run-*/*.wandb")
+    told = (b"train/loss", b"train/tokens_per_second", b"validation/bits_per_byte")
+    until = time.monotonic() + 20  # a process of its own writes them
+    while not all(name in record.read_bytes() for name in told):
+        assert time.monotonic() < until
+        time.sleep(0.1)
 
-    with pytest.raises(UserError, match=r'run\.wandb=mine: .*pip install "crawl2chat\[wandb\]"'):
-        alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(workers=1, wandb="mine"), name="board"))
+
+@pytest.mark.parametrize("settings", [{"tensorboard": True}, {"wandb": "mine"}], ids=["tensorboard", "wandb"])
+def test_what_is_not_installed_is_named_before_anything_starts(settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    preflight("pretrain", Optimization(), run := TrainRun(**settings))
+    monkeypatch.setattr("trainer.engine.find_spec", lambda package: None)
+    [package] = settings
+    with pytest.raises(UserError, match=rf'^pretrain\.run\.{package}: it is not installed; pip install "crawl2chat\[{package}\]"$'):
+        preflight("pretrain", Optimization(), run)
