@@ -229,7 +229,7 @@ def trained(
 
     from pipeline.progress import Progress
     from tests.trainer.worlds import trajectory
-    from trainer.engine import Optimization, set_up_device
+    from trainer.engine import Optimization, set_up_device, settling
     from trainer.loop import train
     from trainer.model.transformer import Transformer
 
@@ -238,11 +238,11 @@ def trained(
     if box.gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    model = Transformer(config, seed=1)
+    settings = settings or Optimization(lr=1e-3, warmup_steps=2)
     progress = Progress(str(box.folder / f"{name}.jsonl"), "proof")
     with redirect_stdout(None):  # DeepSpeed prints what it allocates
         return train(
-            model, task, plan, settings or Optimization(lr=1e-3, warmup_steps=2), run,
+            Transformer(config, 1, settling(settings, run, device)), task, plan, settings, run,
             device=device, inputs={"corpus": "counting"}, trajectory=trajectory(box.folder, name), progress=progress,
         )  # fmt: skip
 
@@ -250,17 +250,18 @@ def trained(
 def exactly_resumed(box: Box, config: ModelConfig, precision: Literal["fp32", "bf16"], zero: int, name: str) -> tuple[bool, list[float]]:
     """Whether a training that failed at step 7 of 8, and went on from step 4, ends with the bits of one that did not; its losses
     on average over the first four steps and the last four."""
-    from tests.trainer.worlds import Broken, Interrupted, equal
+    from tests.trainer.worlds import Broken, Interrupted, equal, sharded
     from trainer.engine import Optimization
     from trainer.loop import Plan
 
     settings = Optimization(lr=1e-3, warmup_steps=2, precision=precision)
     run, plan, rows = run_of(box, zero=zero, checkpoint_every=4), Plan(8, 4, bias_rate=1e-3), 2 * 2 * 4
-    whole = trained(box, config, f"{name}-whole", task_of(box, config, rows), plan, run, settings)
-    with suppress(Broken):
-        trained(box, config, f"{name}-cut", task_of(box, config, rows, Interrupted, fails_at=6), plan, run, settings)
-        raise AssertionError("the training was to fail")
-    again = trained(box, config, f"{name}-cut", task_of(box, config, rows), plan, run, settings)
+    with sharded():
+        whole = trained(box, config, f"{name}-whole", task_of(box, config, rows), plan, run, settings)
+        with suppress(Broken):
+            trained(box, config, f"{name}-cut", task_of(box, config, rows, Interrupted, fails_at=6), plan, run, settings)
+            raise AssertionError("the training was to fail")
+        again = trained(box, config, f"{name}-cut", task_of(box, config, rows), plan, run, settings)
     halved = again.counted["tokens"] == whole.counted["tokens"] / 2
     return halved and equal(whole, again), [entry["train"]["loss"] for entry in whole.state.history[1:]]
 
@@ -298,6 +299,7 @@ def elastic(box: Box) -> list[Line]:
 
 def stretches(box: Box, name: str, steps: int) -> dict[int, tuple[dict[str, Any], dict[str, float], list[list[int]]]]:
     """By ZeRO stage: the weights after so many steps, on from where others stopped; denominators of all steps; their samples."""
+    from tests.trainer.worlds import sharded
     from trainer.engine import Optimization
     from trainer.loop import Plan
 
@@ -306,7 +308,8 @@ def stretches(box: Box, name: str, steps: int) -> dict[int, tuple[dict[str, Any]
     for zero in range(4):
         config, run = box.small(), run_of(box, zero=zero, checkpoint_every=1)
         task = task_of(box, config, 8)
-        outcome = trained(box, config, f"{name}-{zero}", task, Plan(steps, 100), run, settings)
+        with sharded():
+            outcome = trained(box, config, f"{name}-{zero}", task, Plan(steps, 100), run, settings)
         samples = [list(task.sample_numbers(step)) for step in range(steps)]
         found[zero] = dict(outcome.weights or {}), dict(outcome.state.totals), samples
     return found
