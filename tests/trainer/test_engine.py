@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -40,6 +41,21 @@ def test_the_stable_steps_do_not_change_when_a_training_grows(schedule: str, war
     settings = Optimization(schedule=schedule, warmup_steps=warmup)  # type: ignore[arg-type]
     stable = settings.stable_steps(total)
     assert [settings.lr_at(step, total) for step in range(stable)] == [settings.lr_at(step, total + more) for step in range(stable)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", {7: 1.0, 9: 1.0, 11: 1.0, 15: 1.0}),
+        ("cosine", {4: 0.1 + 0.45 * (1 + math.cos(math.pi / 12)), 7: 0.775, 9: 0.55, 11: 0.325, 15: 0.1}),
+        ("wsd", {7: 1.0, 8: 0.8875, 9: 0.775, 11: 0.55, 15: 0.1}),
+        ("1-sqrt", {7: 1.0, 8: 1 - 0.9 * math.sqrt(1 / 8), 9: 0.55, 11: 1 - 0.9 * math.sqrt(1 / 2), 15: 0.1}),
+    ],
+)
+def test_learning_rates_are_those_of_the_formulas(schedule: Any, expected: dict[int, float]) -> None:
+    settings = Optimization(lr=0.5, schedule=schedule, warmup_steps=4, decay=0.5, final_lr=0.1)
+    shares = {0: 0.25, 1: 0.5, 3: 1.0, **expected}
+    assert {step: settings.lr_at(step, 16) / 0.5 for step in shares} == pytest.approx(shares)
 
 
 def test_clipping_and_accumulation_are_always_explicit() -> None:
