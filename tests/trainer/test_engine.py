@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.stage import UserError
-from tests.trainer.worlds import alone, pretraining, training
+from tests.trainer.worlds import alone, pretraining, tiny, training
 from trainer.engine import Optimization, TrainRun, deepspeed_config, preflight
 from trainer.launch import lost
+from trainer.loop import Scored
 from trainer.stages.pretraining import PretrainParams, check_pretraining
 from trainer.stages.tuning import GrpoParams, check_reinforcement
+from trainer.tasks.task import Place
 
 SCHEDULES = ("constant", "cosine", "wsd", "1-sqrt")
 
@@ -115,6 +118,34 @@ def test_every_stage_tells_the_norm_and_clips_alike(tmp_path: Path, zero: int, c
     norms = [event["norm"] for event in told if event["event"] == "progress"]
     assert len(norms) == 6 and all(norm > 0.1 for norm in norms)
     assert all(torch.allclose(tensor, found[-1].weights[name], rtol=0, atol=1e-6) for name, tensor in found[0].weights.items())
+
+
+FIRST = Optimization(lr=1.0, schedule="constant", warmup_steps=0, eps=1.0, weight_decay=0.0, clip=0.0)  # AdamW's step is g / (|g| + 1)
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_a_gradient_that_is_too_long_is_shortened_to_the_norm_that_was_set(tmp_path: Path, zero: int) -> None:
+    model, task = tiny(), pretraining(tmp_path, validation_tokens=0)
+    task.start(Place(0, 1, torch.device("cpu"), 6), model)
+    [batch] = task.micro_batches(0, model)
+    Scored(model, task)(batch, task.counts(batch))[0].backward()
+    gradient = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    norm = math.sqrt(sum(float(tensor.square().sum()) for tensor in gradient.values()))
+    weights = alone(lambda: training(tmp_path, task, TrainRun(zero=zero), settings=replace(FIRST, clip=norm / 3), steps=1)).weights
+    for name, tensor in gradient.items():
+        step = (tiny().state_dict()[name] - weights[name]).double()
+        torch.testing.assert_close(step / (1 - step.abs()), tensor.double() / 3, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_weights_of_matrices_decay_and_those_of_norms_do_not(tmp_path: Path, zero: int) -> None:
+    run, settings = TrainRun(zero=zero), replace(FIRST, lr=0.5)
+    plain = alone(lambda: training(tmp_path, pretraining(tmp_path), run, name="plain", settings=settings, steps=1)).weights
+    settings = replace(settings, weight_decay=0.2)
+    decayed = alone(lambda: training(tmp_path, pretraining(tmp_path), run, name="decayed", settings=settings, steps=1)).weights
+    for name, tensor in tiny().state_dict().items():
+        lost = 0.5 * 0.2 * tensor if tensor.dim() > 1 else torch.zeros_like(tensor)
+        assert torch.allclose(plain[name] - decayed[name], lost, rtol=0, atol=1e-6), name
 
 
 def test_the_best_of_no_validations_are_refused_before_anything_starts() -> None:
