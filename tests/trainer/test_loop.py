@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from torch import Tensor
 
 from pipeline.stage import UserError
-from tests.trainer.worlds import TINY, VOCABULARY, alone, pretraining, training
+from tests.trainer.worlds import TINY, VOCABULARY, Broken, alone, pretraining, training
 from trainer.engine import Optimization, TrainRun
 from trainer.loop import Scored
 from trainer.model.transformer import Transformer
+from trainer.tasks.language_model import Pretraining
 from trainer.tasks.task import Place
 
 ONE = TrainRun(workers=1, zero=0)
@@ -105,3 +107,20 @@ def test_a_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path,
     monkeypatch.setattr(task, "terms", broken)
     with pytest.raises(UserError, match=r"step 3: loss is nan.*lower lr"):
         alone(lambda: training(tmp_path, task, ONE, settings=settings))
+
+
+@dataclass
+class Refused(Pretraining):
+    """Ends as it begins, with the model that it was given."""
+
+    def start(self, place: Place, model: Transformer) -> None:
+        raise Broken(model)
+
+
+@pytest.mark.parametrize("run", [TrainRun(), TrainRun(recompute="layer"), TrainRun(compile=True)])
+def test_the_model_learns_how_its_layers_are_to_be_computed(tmp_path: Path, run: TrainRun) -> None:
+    with pytest.raises(Broken) as ended:
+        alone(lambda: training(tmp_path, pretraining(tmp_path, kind=Refused), run))
+    [model] = ended.value.args
+    assert model.model.recompute is (run.recompute == "layer")
+    assert [block._compiled_call_impl is not None for block in model.model.layers] == [run.compile] * TINY.num_hidden_layers
