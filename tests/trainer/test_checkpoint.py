@@ -1,13 +1,15 @@
 """Checkpoints: what is resumed is what was interrupted, bit for bit; other ranks and stages go on from it."""
 
+import random
 import re
 import shutil
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +17,9 @@ import trainer.checkpoint
 from pipeline.stage import UserError
 from tests.trainer.worlds import alone, continued, crossing, crowded, elastic, equal, pretraining, resumed, together, training, trajectory
 from trainer.engine import Optimization, TrainRun
+from trainer.model.transformer import Transformer
+from trainer.objectives.language_model import TokenBatch
+from trainer.tasks.language_model import Pretraining
 
 NO_ROOM = r"the checkpoint of step (4|6) cannot be written: .* GB are free; make room and run the same command"
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=2)
@@ -136,6 +141,13 @@ def test_as_many_of_the_last_and_of_the_best_stay_as_asked_for(tmp_path: Path) -
     assert [checkpoint.step for checkpoint in trajectory(tmp_path, "one").complete()] == sorted({10, *best}, reverse=True)
 
 
+def test_those_that_are_kept_for_good_stay_beside_the_last(tmp_path: Path) -> None:
+    settings = Optimization(lr=1e-2, schedule="constant", warmup_steps=2)
+    run = TrainRun(workers=1, zero=1, checkpoint_every=2, keep_last=1, keep_every=3)
+    alone(lambda: training(tmp_path, pretraining(tmp_path), run, settings=settings, steps=7))
+    assert [checkpoint.step for checkpoint in trajectory(tmp_path, "one").complete()] == [7, 6, 3]
+
+
 def test_the_best_of_no_validations_are_refused_before_the_first_step(tmp_path: Path) -> None:
     run = TrainRun(workers=1, keep_best=1)
     with pytest.raises(UserError, match=r"run.keep_best: no validation tells the loss .* set it to 0"):
@@ -169,10 +181,21 @@ def test_where_one_rank_has_no_room_all_say_so(two_ranks: dict[str, Any]) -> Non
     assert re.search(NO_ROOM, two_ranks["crowded"])
 
 
-def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:
-    from trainer.checkpoint import _random_states, _restore_random
+@dataclass
+class Drawing(Pretraining):
+    """Draws from each generator at every step."""
 
-    states = _random_states()
-    expected = torch.rand(3)
-    _restore_random(states)
-    assert torch.equal(torch.rand(3), expected)
+    drawn: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        self.drawn[step] = random.random(), np.random.random(), torch.rand(()).item()
+        return super().micro_batches(step, model)
+
+
+def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:
+    whole, again = (pretraining(tmp_path, kind=Drawing) for _ in range(2))
+    alone(lambda: training(tmp_path, whole, RUN))
+    newest, before, _ = trajectory(tmp_path, "one").complete()
+    shutil.rmtree(newest.directory)
+    alone(lambda: training(tmp_path, again, RUN))
+    assert before.step == 4 and again.drawn == {step: whole.drawn[step] for step in (4, 5)}
