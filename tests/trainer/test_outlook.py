@@ -162,6 +162,14 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
         ),
         ("recipe=continued model.depth=4", r"^model\.depth: no stage of recipe=\w* takes its model from there; leave it out$"),
         ("recipe=continued model=7b", r"^model: no stage of recipe=\w* takes its model from there; leave it out$"),
+        ("pretrain.precision=fp16", r"^pretrain\.precision=fp16: is for GPUs; set pretrain\.run\.gpus_per_worker=1"),
+        ("sft.run.offload=parameters", r"^sft\.run\.offload=parameters: only ZeRO 3 shards them; set sft\.run\.zero=3"),
+        ("dpo.precision=fp16", r"^dpo\.precision=fp16: is for GPUs; set dpo\.run\.gpus_per_worker=1"),
+        ("grpo.run.zero=0 grpo.precision=bf16", r"^grpo\.run\.zero=0: it would add up gradients in bf16"),
+        (
+            "pretrain.batch_tokens=1000",
+            r"^pretrain: batch_tokens 1000 is no multiple of sequence_length 256; change one of them$",
+        ),
         ("pretrain.model=null", r"pretrain\.model: null, and there is no pretrain\.needs\.model to take its shape from; set one of them"),
     ],
 )
