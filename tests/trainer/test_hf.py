@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from pipeline.stage import UserError
 from trainer.model import hf
+from trainer.model.attention import cosine_factor, stretched
 from trainer.model.config import CLASSES, ModelConfig, RopeScaling, from_huggingface, to_huggingface
 from trainer.model.hf import complete_model, load_model, model_card, save_weights
 from trainer.model.transformer import Transformer, on
@@ -85,6 +87,20 @@ def test_transformers_computes_the_same_logits_and_saves_what_we_read(config: Mo
     assert read == config
     assert again.state_dict().keys() == model.state_dict().keys()
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("config", [TINY, GLM4_MOE], ids=lambda config: config.architecture)
+@pytest.mark.parametrize("changes", [{}, {"beta_fast": 8.0, "beta_slow": 2.0}, {"attention_factor": 1.25, "factor": 16.0}], ids=str)
+def test_yarn_blends_the_planes_between_kept_and_divided_as_transformers_does(config: ModelConfig, changes: dict[str, float]) -> None:
+    scaling = replace(YARN, original_max_position_embeddings=1024, **changes)  # type: ignore[arg-type]
+    wide = replace(config, head_dim=128, max_position_embeddings=4096, rope_scaling=scaling)
+    theirs = AutoConfig.for_model(**to_huggingface(wide, dtype="float32", bos=None, eos=0, pad=0))
+    expected, factor = ROPE_INIT_FUNCTIONS["yarn"](theirs)
+    plain = wide.rope_theta ** -(torch.arange(0, wide.rotary_dim, 2) / wide.rotary_dim)
+    divided = (1 - expected / plain) / (1 - 1 / scaling.factor)
+    assert ((divided > 0.01) & (divided < 0.99)).sum() > 2  # so many planes are neither kept nor divided in full
+    torch.testing.assert_close(stretched(plain, wide), expected, atol=0, rtol=1e-6)
+    assert cosine_factor(scaling) == pytest.approx(factor)
 
 
 @pytest.mark.parametrize("config", [LLAMA, QWEN3_MOE, GLM4_MOE], ids=lambda config: config.architecture)
