@@ -1,6 +1,7 @@
 """Mixture of experts: against a naive loop and transformers, its losses, its balance over ranks, upcycling."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
+from pipeline.stage import Artifact
+from tests.data_prep.contexts import context
 from tests.trainer import routed, worlds
 from trainer.inference.generator import generate
 from trainer.inference.sampling import Sampling
@@ -20,6 +24,8 @@ from trainer.model.config import ModelConfig
 from trainer.model.moe import Balancer, MixtureOfExperts, Router, balance_loss, grouped_linear, load_metrics, router_z_loss
 from trainer.model.transformer import KeyValueCache, Transformer, mixture_of_experts
 from trainer.model.upcycling import upcycle
+from trainer.stages import Experts, PretrainParams, pretrain
+from trainer.tasks.task import Place
 
 DENSE = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64).resolved(
     97
@@ -237,6 +243,20 @@ def test_load_metrics_stay_within_their_bounds(load: list[list[int]]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("load", "most", "entropy"),
+    [
+        ([[6, 0, 0, 0]], 4, 0),
+        ([[3, 0, 3, 0]], 2, 1 / 2),
+        ([[4, 2, 1, 1]], 2, 7 / 8),  # 1/2 · 1 + 1/4 · 2 + 2 · 1/8 · 3 bits of two
+        ([[6, 0, 0, 0], [5, 5, 5, 5], [3, 0, 3, 0]], 4, 1 / 2),
+    ],
+)
+def test_load_metrics_by_hand(load: list[list[int]], most: float, entropy: float) -> None:
+    found = load_metrics(torch.tensor(load))
+    assert found == {"expert_load_max": pytest.approx(most), "expert_load_entropy": pytest.approx(entropy)}
+
+
+@pytest.mark.parametrize(
     "sparse",
     [
         replace(DENSE, architecture="qwen3_moe", num_experts=4, num_experts_per_tok=2, moe_intermediate_size=DENSE.intermediate_size),
@@ -285,6 +305,53 @@ def test_initialisation_gives_experts_the_scale_of_feed_forward_layers(config: M
     again = copy.deepcopy(model)
     again.fill(again.drawn(1))
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in state.items())
+
+
+def test_every_weight_beside_the_loss_reaches_gradient_and_biases_and_the_load_is_told(tmp_path: Path) -> None:
+    shape = replace(GLM4_MOE, vocab_size=0, n_group=1, topk_group=1)
+    part = worlds.pretraining(tmp_path).corpora[0]
+    files = tuple(replace(file, records=1) for file in (*part.train, *part.validation, *part.tables))
+    tokenizer = Artifact("tokenizer", "t", "t", str(worlds.write_tokenizer(tmp_path)), (), {"lineage": {}})
+    ctx = context(pretrain, tmp_path / "stage", corpus=replace(tokenizer, files=files), tokenizer=tokenizer)
+    ctx.run = worlds.TrainRun(workers=0, zero=0, micro_batch=3)
+    beside: dict[str, Any] = {"z_loss": 0.02, "experts": Experts(balance=0.7, router_z=0.3, bias_rate=0.02)}
+    steps: dict[str, Any] = {"max_steps": 2, "sequence_length": 24, "batch_tokens": 192, "validation_tokens": 0, "lr": 1e-12}
+    worlds.alone(lambda: pretrain(ctx, PretrainParams(model=shape, **steps, **beside)))
+    told = [event for event in map(json.loads, (tmp_path / "stage" / "events.jsonl").read_text().splitlines()) if "norm" in event]
+
+    # next to nothing is learned, so that both steps are those of the first weights
+    model = Transformer(shape.resolved(284), seed=0)
+    task = worlds.pretraining(tmp_path, rows_per_step=8)
+    task.start(Place(0, 1, torch.device("cpu"), 8), model)
+    gates = [module for module in model.modules() if isinstance(module, Router)]
+    shares = [torch.full((8,), 1 / 8) for _ in gates]
+    for step, event in enumerate(told):
+        (batch,) = task.micro_batches(step, model)
+        routed_to: list[Any] = []
+        hooks = [gate.register_forward_hook(lambda _, __, output, into=routed_to: into.append(output)) for gate in gates]
+        logits = model.logits(model(batch.inputs, document_ids=batch.documents)).flatten(0, 1)
+        balance, squares = [], []
+        for share, (_, _, scored, _) in zip(shares, routed_to, strict=True):
+            balance.append(8 * 3 * (share * (scored.sigmoid() / scored.sigmoid().sum(-1, keepdim=True)).mean(0)).sum())
+            squares.append(scored.logsumexp(-1).square().mean())
+        loss = F.cross_entropy(logits, batch.targets.flatten())
+        parts = {"z_loss": logits.logsumexp(-1).square().mean(), "balance": sum(balance) / 2, "router_z": sum(squares) / 2}
+        total = loss + 0.02 * parts["z_loss"] + 0.7 * parts["balance"] + 0.3 * parts["router_z"]
+        gradient = torch.autograd.grad(total, list(model.parameters()))
+        assert {name: event[name] for name in parts} == {name: pytest.approx(part.item(), rel=1e-5) for name, part in parts.items()}
+        assert event["norm"] == pytest.approx(float(torch.cat([part.flatten() for part in gradient]).norm()), rel=1e-5)
+        loads = [torch.bincount(chosen.flatten(), minlength=8).double() for chosen, *_ in routed_to]
+        shares = [(load / load.sum()).float() for load in loads]
+        assert event["expert_load_max"] == pytest.approx(max(8 * float(share.max()) for share in shares))
+        for gate, load, hook in zip(gates, loads, hooks, strict=True):
+            gate.e_score_correction_bias += 0.02 * (load.mean() - load).sign().float()
+            hook.remove()
+    assert len(told) == 2
+    published = load_file(tmp_path / "stage" / "own" / "model.safetensors")
+    for layer, gate in enumerate(gates, start=1):
+        bias = gate.e_score_correction_bias
+        assert bias.abs().max() > 0.03
+        torch.testing.assert_close(published[f"model.layers.{layer}.mlp.gate.e_score_correction_bias"], bias)
 
 
 @pytest.mark.proof
