@@ -57,6 +57,21 @@ def test_mixtral_has_46_7_billion_of_which_a_token_meets_12_9() -> None:
     assert (round(found.total / 1e9, 1), round(found.active / 1e9, 1)) == (46.7, 12.9)
 
 
+@pytest.mark.parametrize(
+    ("name", "vocab_size", "size", "active"),
+    [
+        ("demo", 2048, "1.07e+06", "1.1e+06"),
+        ("124m", 50_257, "1.24e+08", "1.2e+08"),
+        ("1b", 32_000, "1.24e+09", "1.2e+09"),
+        ("7b", 32_000, "7.04e+09", "7e+09"),
+        ("30b-a3b", 0, "3.05e+10", "3.3e+09"),
+    ],
+)
+def test_a_preset_has_the_size_that_its_name_and_its_comment_state(name: str, vocab_size: int, size: str, active: str) -> None:
+    found = count_parameters(preset(name, vocab_size))
+    assert (f"{found.exact:.3g}", f"{found.active:.2g}") == (size, active)
+
+
 def test_gpt3s_training_takes_the_published_flops_days_and_dollars() -> None:
     config, tokens = preset("gpt3-175b"), 300_000_000_000
     flops = work_per_token(config, 2048).parameters * tokens
