@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import load
 from pipeline.lease import Fence, LeaseLost, this_process
+from pipeline.reference import composed
+from pipeline.runner import trajectory_key
+from pipeline.states import Survey
+from pipeline.store import Store
 from pipeline.trajectory import Trajectory
 
 
@@ -108,6 +113,18 @@ def test_a_sweep_removes_what_older_epochs_left_unfinished_and_no_more(tmp_path:
     newer = trajectory(tmp_path, epoch=2)
     newer.sweep()
     assert complete.exists() and other.exists() and not cut.exists()
+
+
+def test_a_training_that_only_goes_on_longer_shares_its_checkpoints(tmp_path: Path) -> None:
+    def keys(*overrides: str) -> list[str]:
+        config = load(*composed("demo", *overrides, f"++root={tmp_path}"))
+        statuses = Survey(config, Store(config.root), hash_sources=True).statuses
+        return [trajectory_key(statuses[name].spec or {}, config.nodes[name].stage.extendable) for name in ("pretrain", "dpo")]
+
+    pretrain, dpo = keys()
+    assert keys("pretrain.max_steps=500")[0] == pretrain
+    assert len({pretrain, *(keys(other)[0] for other in ("pretrain.lr=1e-4", "++pretrain.seed=1", "tokenizer.vocab_size=512"))}) == 4
+    assert keys("++dpo.max_steps=7")[1] != dpo  # another length is another training
 
 
 def test_a_forced_training_sees_no_checkpoint_but_its_own(tmp_path: Path) -> None:
