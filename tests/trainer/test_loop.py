@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from pipeline.stage import UserError
-from tests.trainer.worlds import TINY, VOCABULARY, Broken, alone, pretraining, training
+from tests.trainer.worlds import TINY, VOCABULARY, Broken, alone, equal, pretraining, training, trajectory
+from trainer.data.mixture import Mixture
 from trainer.engine import Optimization, TrainRun
-from trainer.loop import Scored
+from trainer.loop import Outcome, Scored
 from trainer.model.transformer import Transformer
 from trainer.tasks.language_model import Pretraining
 from trainer.tasks.task import Place
@@ -90,6 +91,25 @@ def test_a_longer_training_continues_where_learning_rates_coincide(tmp_path: Pat
     assert grown.counted["tokens"] == (12 - reused) * 6 * 24
     assert grown.state == fresh.state
     assert all(torch.equal(grown.weights[name], fresh.weights[name]) for name in fresh.weights)
+
+
+def test_a_longer_training_goes_on_from_where_the_mixture_begins_to_change(tmp_path: Path) -> None:
+    def phased(name: str, steps: int) -> Outcome:
+        changes = [(steps // 2 * whole.rows_per_step, [1.0, 1.0])]
+        task = replace(whole, corpora=parts, mixture=Mixture([3.0, 1.0], [None, None], changes))
+        plan = {"steps": steps, "branch": steps // 2}
+        outcome: Outcome = alone(lambda: training(tmp_path, task, run, name=name, settings=settings, **plan))
+        return outcome
+
+    whole = pretraining(tmp_path, validation_tokens=0)
+    [corpus] = whole.corpora
+    parts = tuple(replace(corpus, role=role, train=files) for role, files in (("books", corpus.train[:2]), ("web", corpus.train[2:])))
+    settings, run = Optimization(lr=1e-2, schedule="constant", warmup_steps=1), TrainRun(workers=1, checkpoint_every=100, keep_last=1)
+    phased("grown", 6)
+    assert [checkpoint.step for checkpoint in trajectory(tmp_path, "grown").complete()] == [6, 3]
+    grown, fresh = phased("grown", 12), phased("fresh", 12)
+    assert grown.counted["tokens"] == (12 - 3) * 6 * 24
+    assert equal(grown, fresh)
 
 
 def test_a_loss_that_is_no_number_stops_the_training_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
