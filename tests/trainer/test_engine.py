@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pipeline.stage import UserError
 from tests.trainer.worlds import alone, pretraining, tiny, training
-from trainer.engine import Optimization, TrainRun, deepspeed_config, preflight
+from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, preflight
 from trainer.launch import lost
 from trainer.loop import Scored
 from trainer.stages.pretraining import PretrainParams, check_pretraining
@@ -90,6 +90,22 @@ GPU: dict[str, Any] = {"gpus_per_worker": 1}
 def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend(precision: Any, run: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         preflight("sft", Optimization(precision=precision), TrainRun(**run))
+
+
+@pytest.mark.parametrize(
+    ("there", "mend"),
+    [
+        ({"CPU": 8.0, "GPU": 3.0}, r"run\.workers=4: 4 ranks need 4 GPUs, the cluster has 3; set sft\.run\.workers=3, or add nodes"),
+        ({"CPU": 8.0}, r"run\.workers=4: 4 ranks need 4 GPUs, the cluster has 0; set sft\.run\.gpus_per_worker=0, or add nodes"),
+        ({"CPU": 2.0, "GPU": 4.0}, r"run\.workers=4: 4 ranks need 4 CPUs, the cluster has 2; set sft\.run\.workers=2, or add nodes"),
+        ({"CPU": 0.5, "GPU": 4.0}, r"the cluster has 0\.5; set sft\.run\.cpus_per_worker=0\.125, or add nodes"),
+    ],
+)
+def test_ranks_that_could_never_be_placed_are_refused_with_the_mend(there: dict[str, float], mend: str) -> None:
+    TrainRun(workers=4, **GPU).require_room("sft", {"CPU": 4.0, "GPU": 4.0})
+    TrainRun(workers=0).require_room("sft", {})
+    with pytest.raises(UserError, match=mend):
+        TrainRun(workers=4, **GPU).require_room("sft", there)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +183,21 @@ def test_what_is_sound_is_not_refused() -> None:
         Optimization(betas=(0.9, 1.0))
 
 
-@pytest.mark.parametrize(("zero", "offload"), [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")])
+OFFLOADED = [(1, "optimizer"), (2, "optimizer"), (3, "optimizer"), (3, "parameters")]
+
+
+@pytest.mark.parametrize(("zero", "offload"), OFFLOADED)
+def test_the_engine_offloads_what_the_run_says(zero: int, offload: Any) -> None:
+    told = {"optimizer": {"offload_optimizer"}, "parameters": {"offload_optimizer", "offload_param"}}[offload]
+    for gpus in (0, 1):
+        parts = deepspeed_config(Optimization(), TrainRun(zero=zero, offload=offload, gpus_per_worker=gpus))["zero_optimization"]
+        assert {key: parts[key] for key in parts if "offload" in key} == {key: {"device": "cpu", "pin_memory": gpus > 0} for key in told}
+    optimizer = alone(lambda: Engine(tiny(), Optimization(), TrainRun(zero=zero, offload=offload), 1)).deepspeed.optimizer
+    kept = {key for key in ("offload_optimizer", "offload_param") if getattr(optimizer, key, False)}
+    assert kept == told if zero == 3 else optimizer.cpu_offload
+
+
+@pytest.mark.parametrize(("zero", "offload"), OFFLOADED)
 def test_what_is_offloaded_trains_to_the_same_weights(tmp_path: Path, zero: int, offload: Any) -> None:
     plain = alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=zero), name="plain"))
     moved = alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=zero, offload=offload), name="moved"))
