@@ -8,15 +8,16 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.cluster import ClusterConfig, connect
 from pipeline.progress import Progress
 from pipeline.stage import UserError
-from tests.trainer.worlds import TINY, VOCABULARY, pretraining, trajectory
+from tests.trainer.worlds import TINY, VOCABULARY, alone, pretraining, trajectory
 from trainer.engine import Optimization, TrainRun
-from trainer.launch import NewModel, Training, train_on_ray
+from trainer.launch import NewModel, Training, stopping_at_a_checkpoint, train_on_ray, train_rank
 from trainer.loop import Plan
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch
@@ -90,3 +91,33 @@ def test_more_ranks_than_the_cluster_can_hold_are_refused_with_the_number_it_can
     there = int(ray.cluster_resources()["CPU"])
     with pytest.raises(UserError, match=rf"{there + 1} ranks need {there + 1} CPUs.*run\.workers={there}"):
         TrainRun(workers=there + 1).require_room("pretrain", ray.cluster_resources())
+
+
+@dataclass
+class Terminated(Pretraining):
+    """Is asked to end in its third step, so many times."""
+
+    times: int = 1
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        for _ in range(self.times if step == 2 else 0):
+            signal.raise_signal(signal.SIGTERM)
+        return super().micro_batches(step, model)
+
+
+@pytest.mark.parametrize(("times", "saved"), [(1, [3]), (2, [])])
+def test_a_request_to_end_waits_for_a_checkpoint_and_a_second_one_does_not(tmp_path: Path, times: int, saved: list[int]) -> None:
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(143)
+
+    settings, run = Optimization(schedule="constant"), TrainRun(workers=0, checkpoint_every=100)
+    asked = replace(training(tmp_path, pretraining(tmp_path, kind=Terminated, times=times), "asked"), settings=settings, run=run)
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit), stopping_at_a_checkpoint(asked):
+            alone(train_rank, asked)
+        assert signal.getsignal(signal.SIGTERM) is end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert [checkpoint.step for checkpoint in asked.trajectory.complete()] == saved
+    assert not asked.trajectory.stop_request.exists()
