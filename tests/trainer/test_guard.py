@@ -1,7 +1,8 @@
 """Bad steps: found, undone, their samples skipped for good; and silence where nothing is wrong."""
 
 import doctest
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,18 @@ import torch
 
 import trainer.guard
 from pipeline.stage import UserError
-from tests.trainer.worlds import Broken, Planted, alone, equal, planted, pretraining, training
+from tests.data_prep.contexts import context
+from tests.trainer.worlds import TINY, VOCABULARY, Broken, Planted, alone, equal, planted, pretraining, training
 from trainer.engine import Optimization, TrainRun
 from trainer.guard import ENOUGH, Guard, problem
-from trainer.loop import Outcome
+from trainer.launch import NewModel, launch
+from trainer.loop import Outcome, Plan
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch
+from trainer.stages import pretrain
+from trainer.stages.publishing import training_metrics
 from trainer.tasks.language_model import Pretraining
+from trainer.tasks.task import Term
 
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=10)
 SETTINGS = Optimization(lr=1e-2, warmup_steps=5, schedule="constant")
@@ -65,6 +71,53 @@ def test_a_planted_bad_batch_is_undone_and_exactly_its_samples_are_skipped(tmp_p
     assert outcome.weights is not None and forewarned.weights is not None
     assert all(torch.equal(outcome.weights[name], tensor) for name, tensor in forewarned.weights.items())
     assert forewarned.state == replace(outcome.state, skipped=[])
+
+
+@dataclass
+class Corrupt(Planted):
+    """The loss of the rows of so many steps, from step `bad` on, is multiplied by a factor."""
+
+    factor: float = math.nan
+    steps: int = 1
+    now: float = 1.0
+
+    @property
+    def bad_rows(self) -> range:
+        return range((self.bad - 1) * self.rows_per_step, (self.bad - 1 + self.steps) * self.rows_per_step)
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        self.now = self.factor if {*self.bad_rows} & {*self.sample_numbers(step)} else 1.0
+        return super().micro_batches(step, model)
+
+    def terms(self, model: Transformer, batch: Any) -> Mapping[str, Term]:
+        return {name: replace(term, numerator=term.numerator * self.now) for name, term in super().terms(model, batch).items()}
+
+
+OFTEN = replace(RUN, checkpoint_every=2)
+
+
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_is_undone_and_its_samples_are_skipped(tmp_path: Path, factor: float) -> None:
+    outcome = trained(tmp_path, planted(tmp_path, Corrupt, bad=4, factor=factor), "corrupt", run=OFTEN, steps=5)
+    assert outcome.state.skipped == [{"step": 4, "reason": f"loss is {factor}", "samples": [*range(72, 96)]}]
+    forewarned = trained(tmp_path, planted(tmp_path, Forewarned, bad=4), "forewarned", run=OFTEN, steps=5)
+    assert equal(replace(outcome, state=replace(outcome.state, skipped=[])), forewarned)
+
+
+def test_so_many_bad_steps_are_undone_as_may_be_and_one_more_ends_the_training(tmp_path: Path) -> None:
+    twice = planted(tmp_path, Corrupt, bad=4, steps=2)
+    with pytest.raises(UserError, match=r"step 4: loss is nan, after 1 bad steps were undone; lower lr, or raise guard\.rollbacks"):
+        trained(tmp_path, twice, "once", run=OFTEN, steps=5, guard=Guard(rollbacks=1))
+    found = trained(tmp_path, twice, "twice", run=OFTEN, steps=5, guard=Guard(rollbacks=2)).state.skipped
+    assert [(entry["step"], entry["samples"]) for entry in found] == [(4, [*range(72, 96)]), (4, [*range(96, 120)])]
+
+
+def test_the_metrics_of_a_training_hold_what_was_skipped(tmp_path: Path) -> None:
+    ctx = context(pretrain, tmp_path / "stage")
+    ctx.run = replace(OFTEN, workers=0)
+    plan, task = Plan(5, 5, guard=Guard()), planted(tmp_path, Corrupt, bad=4)
+    report = alone(lambda: launch(ctx, task, plan, SETTINGS, NewModel(TINY.resolved(VOCABULARY), 1)))
+    assert training_metrics(report)["skipped"] == [{"step": 4, "reason": "loss is nan", "samples": [*range(72, 96)]}]
 
 
 @dataclass
