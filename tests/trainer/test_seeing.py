@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from pipeline.progress import Progress
 from pipeline.stage import UserError
-from tests.trainer.worlds import alone, equal, pretraining, training, trajectory, write_tokenizer
+from tests.trainer.worlds import TINY, VOCABULARY, alone, equal, pretraining, training, trajectory, write_tokenizer
 from trainer.engine import Optimization, TrainRun, preflight
+from trainer.planning import work_per_token
+from trainer.seeing import Seen, peak_flops
 
 
 def events(directory: Path, name: str, kind: str) -> list[dict[str, Any]]:
@@ -25,6 +29,36 @@ def test_every_step_is_told_with_its_speed_and_what_is_read(tmp_path: Path) -> N
         assert {"loss", "norm", "lr", "tokens_per_second", "memory_gb", "epoch"} <= step.keys() and "mfu" not in step
         assert step["tokens_per_second"] > 0 and step["memory_gb"] > 0.1
     assert [event["done"] for event in events(tmp_path, "told", "validation")] == [0, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA GH200 480GB", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_a_gpu_of_a_known_name_has_a_peak(monkeypatch: pytest.MonkeyPatch, name: str, peak: float | None) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+    assert peak_flops(torch.device("cuda")) == peak and peak_flops(torch.device("cpu")) is None
+
+
+def test_utilisation_is_the_flops_of_all_tokens_over_the_peak_of_all_ranks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seeing, "peak_flops", lambda device: 4e9)
+    alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(workers=1), name="one"))
+    flops = work_per_token(TINY.resolved(VOCABULARY), 24).total
+    for step in events(tmp_path, "one", "progress"):
+        assert step["mfu"] == pytest.approx(step["tokens_per_second"] * flops / 4e9, rel=1e-3, abs=1e-4)
+    monkeypatch.setattr(seeing.dist, "get_world_size", lambda: 2)
+    seen = Seen(TrainRun(), Progress(str(tmp_path / "two.jsonl"), "test"), str(tmp_path), 9, 3e6, torch.device("cpu"))
+    seen.step(1, 2.0, {}, 1000)
+    [step] = events(tmp_path, "two", "progress")
+    assert (step["tokens_per_second"], step["mfu"]) == (500, 0.1875)  # 500 · 3e6 / (2 · 4e9)
 
 
 def test_tensorboard_profile_and_texts_are_written_and_change_nothing(tmp_path: Path) -> None:
