@@ -18,11 +18,13 @@ from assistants import save_assistant
 from transformers import AutoModelForCausalLM
 
 from data_prep.tokenizer import Tokenizer
-from pipeline.stage import File, UserError
+from pipeline.stage import Artifact, File, UserError
+from tests.data_prep.contexts import context
 from tests.trainer.worlds import alone, pretraining, together, training
 from trainer.data.questions import Choice, Question, holds_questions, load_questions, with_answer_mark
 from trainer.engine import TrainRun
 from trainer.model.config import ModelConfig
+from trainer.model.hf import load_model
 from trainer.model.transformer import Transformer
 from trainer.multiple_choice import (
     Continuation,
@@ -35,6 +37,7 @@ from trainer.multiple_choice import (
     question_batches,
     scores,
 )
+from trainer.stages import PretrainParams, pretrain
 from trainer.tasks.questions import Quiz, asked_counts, asked_terms
 from trainer.tasks.task import Place
 
@@ -292,6 +295,28 @@ def test_a_training_answers_its_quiz_at_every_validation(tmp_path: Path, assista
     for entry, other in zip(history, plain.state.history, strict=True):
         asked = {name: entry["validation"].pop(name) for name in ("q_accuracy", "q_accuracy_per_byte", "pair_accuracy")}
         assert set(asked.values()) <= {0.0, 3 / 7, 4 / 7, 1.0} and entry == other
+
+
+def test_questions_among_the_sources_of_a_pretraining_are_asked_as_many_as_it_says(
+    tmp_path: Path, assistant: tuple[Path, Transformer, Tokenizer]
+) -> None:
+    part = pretraining(tmp_path).corpora[0]
+    files = tuple(replace(file, records=1) for file in (*part.train, *part.validation, *part.tables))
+    tokenizer = Artifact("tokenizer", "t", "t", str(assistant[0]), (), {"lineage": {}})
+    sources = [jsonl(tmp_path / "choice.jsonl", ROWS[:3] * 4), jsonl(tmp_path / "pairs.jsonl", ROWS[4:])]
+    ctx = context(pretrain, tmp_path / "stage", sources, corpus=replace(tokenizer, files=files), tokenizer=tokenizer)
+    ctx.run = TrainRun(workers=0, zero=0)
+    length: dict[str, Any] = {"max_steps": 2, "validate_every": 1, "sequence_length": 24, "batch_tokens": 96, "lr": 0.1, "warmup_steps": 1}
+    shape = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=128)
+    metrics = alone(lambda: pretrain(ctx, PretrainParams(model=shape, max_questions=7, seed=3, **length)))
+    model = load_model(ctx.directory)[0]
+    found = {}
+    for name, questions in load_questions(sources, 7, seed=3).items():
+        right = [verdict.right for verdict in answer(model, encode_questions(assistant[2], questions, 128), 1000)]
+        found[f"{name}_accuracy"] = pytest.approx(sum(right) / len(questions))
+    assert [entry["step"] for entry in metrics["history"]] == [0, 1, 2]
+    assert all(found.keys() <= entry["validation"].keys() for entry in metrics["history"])
+    assert found == {name: metrics["history"][-1]["validation"][name] for name in ("choice_accuracy", "pairs_accuracy")}
 
 
 @pytest.mark.proof
