@@ -10,24 +10,30 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
 
-from data_prep.tokenizer import export, train
+from data_prep.tokenizer import Tokenizer, export, train
 from pipeline.stage import Artifact, File, MapRun, Metrics, Prospect, Upstream, UserError
 from tests.data_prep.contexts import context, published
 from tests.trainer.worlds import VOCABULARY, alone, write_shard
+from trainer.data.chat import ChatFormat
 from trainer.engine import TrainRun
 from trainer.model.config import ModelConfig
 from trainer.model.hf import complete_model, load_config, load_model, save_weights
 from trainer.model.transformer import Transformer
 from trainer.model.upcycling import Sparse
 from trainer.outlook import plan_upcycling
-from trainer.stages import AdoptParams, PretrainParams, UpcycleParams, adopt, pretrain, upcycle
+from trainer.stages import AdoptParams, PretrainParams, SftParams, UpcycleParams, adopt, pretrain, sft, upcycle
 
 SHAPE = ModelConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, max_position_embeddings=32)
 
 
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
+    return written(tmp_path, SHAPE)
+
+
+def written(tmp_path: Path, shape: ModelConfig) -> Path:
     """A Hugging Face directory, tokenizer and all."""
     tokenizer, directory = tmp_path / "tokenizer", tmp_path / "theirs"
     for folder in (tokenizer, directory):
@@ -36,7 +42,7 @@ def theirs(tmp_path: Path) -> Path:
     (tokenizer / "tokenizer.model").write_bytes(model)
     for name, content in export(model).items():
         (tokenizer / name).write_bytes(content)
-    config = SHAPE.resolved(288)
+    config = shape.resolved(288)
     save_weights(Transformer(config, seed=5).state_dict(), config, directory)
     complete_model(directory, config, dtype="float32", tokenizer=tokenizer, end_ids=(1,), pad_id=1, card="theirs")
     return directory
@@ -74,6 +80,26 @@ def test_training_goes_on_from_their_weights_in_their_shape(tmp_path: Path, thei
     for name, tensor in before.items():
         assert (after[name] - tensor).abs().max() < 1e-6, name  # a learning rate of next to nothing moves next to nothing
     assert any((after[name] != tensor).any() for name, tensor in before.items())
+
+
+@pytest.mark.parametrize("shape", [SHAPE, replace(SHAPE, architecture="llama", tie_word_embeddings=False)], ids=["qwen3", "llama"])
+def test_fine_tuning_begins_with_an_adopted_model(tmp_path: Path, shape: ModelConfig) -> None:
+    theirs = written(tmp_path, shape)
+    turns = [{"role": "user", "content": "ab"}, {"role": "assistant", "content": "cd"}]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+    files = [File.of(f"{name}.jsonl", tmp_path / f"{name}.jsonl", 1) for name in ("train", "validation")]
+    ctx = context(sft, tmp_path / "sft", files, model=adopted(tmp_path, theirs))
+    ctx.run = TrainRun(workers=0, zero=1)
+    metrics = alone(lambda: sft(ctx, SftParams(lr=1e-9, sequence_length=32, batch=2, max_steps=2, validate_every=1, warmup_steps=1)))
+    before, after = load_model(theirs), load_model(ctx.directory)
+    assert after[1] == before[1] == shape.resolved(288)
+    for name, tensor in before[0].state_dict().items():
+        assert (after[0].state_dict()[name] - tensor).abs().max() < 1e-6, name
+    chat = ChatFormat(Tokenizer.load(theirs)).render(turns).segment()
+    logits = before[0].logits(before[0](torch.tensor(chat.inputs)[None]))[0]
+    expected = cross_entropy(logits, torch.tensor(chat.targets), ignore_index=-1)
+    assert metrics["first_validation_loss"] == pytest.approx(expected.item(), abs=1e-4)
 
 
 def test_rows_longer_than_it_reads_are_refused(tmp_path: Path, theirs: Path) -> None:
