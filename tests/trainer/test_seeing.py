@@ -11,6 +11,7 @@ import torch
 from pipeline.progress import Progress
 from pipeline.stage import UserError
 from tests.trainer.worlds import TINY, VOCABULARY, alone, equal, pretraining, training, trajectory, write_tokenizer
+from trainer import seeing
 from trainer.engine import Optimization, TrainRun, preflight
 from trainer.planning import work_per_token
 from trainer.seeing import Seen, peak_flops
@@ -36,6 +37,7 @@ def test_every_step_is_told_with_its_speed_and_what_is_read(tmp_path: Path) -> N
     [
         ("NVIDIA H100 80GB HBM3", 989e12),
         ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835e12),
         ("NVIDIA GH200 480GB", 989e12),
         ("NVIDIA A100-SXM4-80GB", 312e12),
         ("NVIDIA L40S", 362e12),
