@@ -30,7 +30,7 @@ def outlooks(survey: Survey, building: Collection[str] = ()) -> dict[str, Outloo
         except PlanOnly as error:
             if name in building:
                 raise PlanOnly(f"{name}.{error}") from None
-            outlook = Outlook({}, (f"{name}.{error}",))
+            outlook = Outlook({"refused": f"{name}.{error}"}, (f"{name}.{error}",))
         if outlook is not None:
             found[name] = outlook
     return found

@@ -288,9 +288,12 @@ class Upstream:
 class Prospect:
     """What an outlook is worked out from: a stage's settings, and what is known of what it will read.
 
-    inputs     by role
-    sources    paths of its source files
-    manifests  of this stage's artifacts, the latest last
+    params       as the recipe and the command line have them
+    run          settings of how it is run
+    assumptions  under `planning`, of the stage's `assumes`; None if it has none
+    inputs       by role
+    sources      paths of its source files
+    manifests    of this stage's artifacts, the latest last
     """
 
     params: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,6 +33,8 @@ def plan_adoption(prospect: Prospect) -> Outlook | None:
     """The shape that its config.json tells. PlanOnly where there is none that can be run."""
     from trainer.model.hf import load_config  # heavy, and most plans do without
 
+    if wrong := collision(prospect.sources):
+        raise PlanOnly(wrong)
     path = next((Path(path) for path in prospect.sources if Path(path).name == "config.json"), None)
     if path is None:
         raise PlanOnly("sources: no config.json is among them; give the files of a Hugging Face model directory")
@@ -152,11 +155,19 @@ def plan_evaluation(prospect: Prospect) -> Outlook | None:
     return None
 
 
+def collision(paths: Sequence[str]) -> str:
+    """What is wrong with sources that are to share one folder, beginning with their key; "" if nothing is."""
+    for name, times in Counter(Path(path).name for path in paths).items():
+        if times > 1:
+            return f"sources: {times} files are named {name}; give the files of one folder"
+    return ""
+
+
 def misfit(config: ModelConfig, sequence_length: int, vocab_size: int = 0) -> str:
     """What is wrong with training a model that is there on such rows of ids below `vocab_size`, beginning with a key of the stage; "" if
     nothing is."""
     if vocab_size > config.vocab_size:
-        return f"needs.model: knows {config.vocab_size} tokens, needs.tokenizer {vocab_size}; give it the model's own"
+        return f"needs.model: knows {config.vocab_size} tokens, needs.tokenizer has {vocab_size}; give it the model's own"
     if sequence_length > config.max_position_embeddings:
         return f"sequence_length={sequence_length}: the model reads {config.max_position_embeddings} tokens; lower it"
     return ""

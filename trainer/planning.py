@@ -206,18 +206,17 @@ def state_bytes(
     return found[0], found[1], found[2]
 
 
-def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, device: str = "cuda", recompute: bool = False) -> int:
+def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, recompute: bool = False) -> int:
     """Bytes kept from the forward pass of `tokens` for the backward pass, counted tensor by tensor.
 
-    A block keeps its two norms' inputs and outputs (4 d); rotated queries, attention's output (2 q; on a GPU laid out for the projection
-    as well, 3 q), keys and values (2 k), queries and keys before they are normalised; of a feed-forward layer the gate and the other half
-    (2 f, as gpt2 has), of routed experts' their activation and product as well. A CPU's masks of packed documents are left out.
+    A block keeps its two norms' inputs and outputs (4 d); rotated queries, attention's output as the kernel gives it and laid out for the
+    projection (3 q), keys and values (2 k), queries and keys before they are normalised; of a feed-forward layer the gate and the other
+    half (2 f, as gpt2 has), of routed experts' their activation and product as well. A CPU's masks of packed documents are left out.
     Recomputing keeps a block's input alone, and the rest of one block. Logits are kept where all are few.
     """
     d, layers = config.hidden_size, config.num_hidden_layers
     queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    laid_out = queries if device == "cuda" else 0
-    attention = 4 * d + 2 * queries + laid_out + 2 * keys + (queries + keys if config.qk_norm else 0)
+    attention = 4 * d + 3 * queries + 2 * keys + (queries + keys if config.qk_norm else 0)
     dense = attention + 2 * config.intermediate_size
     # a token's copy for each expert, what the expert keeps, what it gives back, weights and places; shared experts need no copies
     routed = config.num_experts_per_tok * (2 * d + 4 * expert_width(config) + 12) + 2 * config.num_experts
@@ -280,7 +279,7 @@ def memory_per_device(
         gradients,
         states,
         buffers,
-        activation_bytes(config, tokens, precision, device=device, recompute=recompute),
+        activation_bytes(config, tokens, precision, recompute=recompute),
         logits_bytes(config, tokens, precision, device),
         checkpoint=copied if device == "cpu" else 0,
         host=host if device == "cpu" else host + copied,

@@ -155,6 +155,9 @@ def test_weights_that_are_not_what_the_config_says_are_refused_when_they_are_ado
 @pytest.mark.parametrize(
     ("change", "line"),
     [
+        ({"vocab_size": 0}, r"adopt\.sources: config\.json: its vocab_size is 0"),
+        ({"num_hidden_layers": 10**30}, r"adopt\.sources: config\.json: Expected `int` <= 10000"),
+        ({"model_type": ["qwen3"]}, r"adopt\.sources: config\.json: model_type is \['qwen3'\]; only"),
         ({"vocab_size": None}, r"adopt\.sources: config\.json: Expected `int`, got `null`"),
         ({"hidden_size": "16"}, r"adopt\.sources: config\.json: "),
         ({"rope_parameters": [1]}, r"adopt\.sources: config\.json: its rotary parameters are \[1\]"),

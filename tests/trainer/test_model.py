@@ -186,6 +186,18 @@ def test_spans_of_documents_attend_as_one_mask_for_all_does(heads: int, lengths:
     torch.testing.assert_close(found[0], found[1])
 
 
+@pytest.mark.parametrize(("heads", "queries", "keys"), [(4, 300, 300), (2, 129, 200), (1, 5, 200), (4, 1, 7)])
+def test_a_cache_s_queries_attend_some_at_a_time_as_all_at_once_do(heads: int, queries: int, keys: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(2, 4, queries, 8), (2, heads, keys, 8), (2, heads, keys, 8)]
+    q, k, v = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes)
+    cache = KeyValueCache(TINY, torch.tensor([3, 0]), keys)
+    cache.length = keys - queries
+    mask = cache.mask(queries)
+    assert isinstance(mask, torch.Tensor)
+    torch.testing.assert_close(attend(q, k, v, mask), F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True))
+
+
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # meant for GPUs, exact here
 @pytest.mark.parametrize("heads", [4, 2, 1])
 def test_masks_by_blocks_attend_as_the_exact_ones_do(heads: int) -> None:

@@ -191,6 +191,7 @@ def test_somebodys_model_is_planned_with_and_its_context_known_before_any_page_i
         PlanOnly, match=r"^adopt\.sources: no config\.json is among them; give the files of a Hugging Face model directory$"
     ):
         run(configured(f"crawl2chat {command}", tmp_path), [])
+    assert rows(f"crawl2chat plan {command} format=json", tmp_path, capsys)["adopt"]["refused"].startswith("adopt.sources: no config.json")
     (theirs / "config.json").write_text(json.dumps(to_huggingface(config, dtype="float32", bos=None, eos=1, pad=1)))
     found = rows(f"crawl2chat plan {command} pretrain.sequence_length=512 format=json", tmp_path, capsys)
     assert found["adopt"]["parameters"] == found["pretrain"]["parameters"] == count_parameters(config).plain()

@@ -26,7 +26,7 @@ TOGETHER = 64  # tokens up to which short documents share a span: one call for a
 
 @dataclass(frozen=True)
 class Spans:
-    """What attention goes over on a CPU, row after row: spans that no document leaves.
+    """What attention goes over on a CPU, row after row: spans that no document leaves, each a long document or several short ones.
 
     lengths  tokens of each span
     masks    of each span, some queries at a time: [queries, keys of the span up to their last], added to the scores: 0 where attention is
@@ -71,9 +71,9 @@ def spans_of(document_ids: Tensor, dtype: torch.dtype) -> Spans:
         else:
             lengths[-1] += end - start
     masks = []
-    for documents in begins.cumsum(0).split(lengths):
-        allowed = documents[:, None] == documents
-        parts = (allowed[some, : some.stop].tril(some.start) for some in spans(len(documents), QUERIES_AT_ONCE))
+    for numbers in begins.cumsum(0).split(lengths):
+        same = numbers[:, None] == numbers
+        parts = (same[some, : some.stop].tril(some.start) for some in spans(len(numbers), QUERIES_AT_ONCE))
         masks.append(tuple(torch.zeros(part.shape, dtype=dtype).masked_fill_(~part, -math.inf) for part in parts))
     return Spans(tuple(lengths), tuple(masks))
 
@@ -102,7 +102,17 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Mask | None) -> Tensor:
         flexible = _compiled(flex_attention) if q.is_cuda else flex_attention
         attended: Tensor = flexible(q, k, v, block_mask=mask, enable_gqa=grouped)
         return attended
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=grouped)
+    if mask is None or q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and q.shape[2] > 1, enable_gqa=grouped)
+    # a CPU's kernel computes what a mask hides as well: queries go some at a time, with no keys that are after them
+    parts, before = [], k.shape[2] - q.shape[2]
+    for some in spans(q.shape[2], QUERIES_AT_ONCE):
+        seen = slice(before + some.stop)
+        part = F.scaled_dot_product_attention(
+            q[:, :, some], k[:, :, seen], v[:, :, seen], attn_mask=mask[:, :, some, seen], enable_gqa=grouped
+        )
+        parts.append(part)
+    return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]  # the spans of each batch are others

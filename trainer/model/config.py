@@ -72,7 +72,7 @@ class ModelConfig:
 
     vocab_size: Annotated[int, Meta(ge=0, description="token ids; 0: the tokenizer's")] = 0
     hidden_size: Annotated[int, Meta(ge=8, description="width of the residual stream")] = 128
-    num_hidden_layers: Annotated[int, Meta(ge=1, description="transformer blocks")] = 4
+    num_hidden_layers: Annotated[int, Meta(ge=1, le=10_000, description="transformer blocks")] = 4
     num_attention_heads: Annotated[int, Meta(ge=1, description="query heads")] = 4
     num_key_value_heads: Annotated[int, Meta(ge=0, description="key and value heads; 0: as many as query heads")] = 0
     head_dim: Annotated[int, Meta(ge=0, description="width of a head; 0: hidden_size / num_attention_heads")] = 0
@@ -293,7 +293,7 @@ def _rope_values(scaling: RopeScaling) -> dict[str, Any] | None:
 def from_huggingface(values: Mapping[str, Any], where: str) -> ModelConfig:
     """Read a config.json. Raises UserError for an architecture this project cannot run; `where` names the file."""
     architecture = values.get("model_type")
-    if architecture not in CLASSES:
+    if not isinstance(architecture, str) or architecture not in CLASSES:
         raise UserError(f"{where}: model_type is {architecture!r}; only {', '.join(CLASSES)} models can be loaded")
     # transformers 5 writes the first, everything older the second beside a plain rope_theta
     rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
@@ -340,7 +340,10 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> ModelConfig:
             shape |= {name: values[name] for name in names}
             shape |= {name: values.get(name, False) for name in ("use_qk_norm", "attention_bias")}
             shape["partial_rotary_factor"] = values.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 0.5
-        return msgspec.convert(asdict(ModelConfig(**shape)), ModelConfig)
+        config = msgspec.convert(asdict(ModelConfig(**shape)), ModelConfig)
+        if not config.vocab_size:
+            raise ValueError("its vocab_size is 0; fetch the model again")
+        return config
     except KeyError as error:
         raise UserError(f"{where}: it has no {error.args[0]}; fetch the model again") from None
     except (TypeError, ValueError, ZeroDivisionError) as error:  # msgspec's are ValueErrors

@@ -128,7 +128,7 @@ def _read_config(directory: str | Path) -> dict[str, Any]:
         values = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(values, dict):
             raise TypeError("it is no JSON object")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{path}: no readable config.json ({error}); give a Hugging Face model directory") from None
     return values
 

@@ -85,8 +85,8 @@ class KeyValueCache:
 
     def mask(self, tokens: int) -> Tensor | None:
         """[b, 1, tokens, seen + tokens], True where attention is allowed; None where nothing needs hiding."""
-        if tokens == 1 and not self.padded:
-            return None
+        if not self.padded and (tokens == 1 or self.length == 0):
+            return None  # one query sees all, or the mask is the causal one
         end = self.length + tokens
         columns = torch.arange(end, device=self.padding.device)
         queries = columns[self.length :, None]

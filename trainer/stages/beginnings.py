@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from pipeline.stage import Metrics, StageContext, UserError, stage
 from trainer.model.upcycling import Sparse
-from trainer.outlook import plan_adoption, plan_upcycling
+from trainer.outlook import collision, plan_adoption, plan_upcycling
 from trainer.planning import count_parameters
 from trainer.stages.publishing import Seed, publish_model
 
@@ -23,15 +23,13 @@ class AdoptParams:
 def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
     """Somebody's Hugging Face directory, its files given as sources, as a model and tokenizer that other stages can need."""
     import shutil
-    from collections import Counter
     from pathlib import Path
 
     from data_prep.tokenizer import Tokenizer
     from trainer.model.hf import require_model
 
-    for name, times in Counter(Path(file.name).name for file in ctx.sources).items():
-        if times > 1:
-            raise UserError(f"{ctx.name}.sources: {times} files are named {name}; give the files of one folder")
+    if wrong := collision([file.name for file in ctx.sources]):
+        raise UserError(f"{ctx.name}.{wrong}")
     for file in ctx.sources:
         shutil.copyfile(file.path, ctx.path(Path(file.name).name))
         ctx.fence.check()
