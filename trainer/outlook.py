@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.stage import Outlook, PlanOnly, Prospect, Upstream, UserError
 from trainer.engine import Optimization, TrainRun
 from trainer.model.config import ModelConfig
+from trainer.model.hf import load_config
 from trainer.planning import Estimate, Parameters, Training, chinchilla_ratio, count_parameters, estimate
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ SAME_RUN = (
 
 def plan_adoption(prospect: Prospect) -> Outlook | None:
     """The shape that its config.json tells. PlanOnly where there is none that can be run."""
-    from trainer.model.hf import load_config  # heavy, and most plans do without
-
     if wrong := collision(prospect.sources):
         raise PlanOnly(wrong)
     path = next((Path(path) for path in prospect.sources if Path(path).name == "config.json"), None)

@@ -1,6 +1,6 @@
 """Hugging Face model directories: written so that transformers and vLLM load them, and read back.
 
-Torch is imported where tensors are handled, since the process that completes a directory may hold none.
+Torch is imported where tensors are handled, since the process that completes a directory may hold none, and a plan reads config.json alone.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data_prep.tokenizer.control import CHAT_TEMPLATE
 from pipeline.stage import UserError
 from trainer.model.config import ModelConfig, from_huggingface, to_huggingface
 
@@ -102,6 +101,8 @@ def complete_model(
     end_ids    ids that end a generation, the document's end first
     card       README.md: what the model is and what it was made from
     """
+    from data_prep.tokenizer.control import CHAT_TEMPLATE
+
     target = Path(directory)
     weights = [path.name for path in _weight_files(target)] + [INDEX] * (target / INDEX).is_file()
     written = [*weights, "config.json", "generation_config.json", "chat_template.jinja", "README.md"]
