@@ -33,7 +33,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from pipeline.errors import PlanOnly, UserError
-from pipeline.files import File
+from pipeline.files import File, hashed
 from pipeline.lease import Fence
 from pipeline.progress import Progress
 from pipeline.store import Artifact
@@ -41,7 +41,8 @@ from pipeline.trajectory import Checkpoint, Trajectory
 
 __all__ = [
     "Artifact", "Checkpoint", "Counts", "Fence", "File", "MapRun", "Mapped", "Metrics", "Outlook", "PlanOnly", "Progress", "Prospect",
-    "Shard", "ShardResult", "Stage", "StageContext", "Trajectory", "Unit", "Upstream", "UserError", "joined", "stage", "stem", "units_of",
+    "Shard", "ShardResult", "Stage", "StageContext", "Trajectory", "Unit", "Upstream", "UserError", "hashed", "joined",
+    "stage", "stem", "units_of",
 ]  # fmt: skip
 
 Metrics = Mapping[str, Any]  # plain JSON values, by name

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.token_shards import TokenShard, count_tokens, open_shards
-from pipeline.files import hashed
-from pipeline.stage import File, UserError
+from pipeline.stage import File, UserError, hashed
 
 LOOKED_AT = 16  # places of a shard whose ids are looked at
 STRETCH = 4_096  # tokens at each
