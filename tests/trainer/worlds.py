@@ -6,6 +6,7 @@ import contextlib
 import os
 import resource
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -172,6 +173,10 @@ def _rank(
     dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
     torch.save(function(*arguments), f"{directory}/result-{rank}.pt")
     dist.destroy_process_group()
+    sys.stdout.flush()
+    # Groups that DeepSpeed refers to outlive their end, threads included. One that lets a tensor go while the interpreter
+    # is taken down aborts the process (pytorch#190489), so it is not taken down.
+    os._exit(0)
 
 
 class Broken(RuntimeError):
