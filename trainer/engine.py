@@ -171,7 +171,7 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
 def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
     """The whole configuration; every choice DeepSpeed would make by default and that matters is made here."""
     zero: dict[str, Any] = {"stage": run.zero}
-    if run.zero in (1, 2) and run.offload == "none" and not run.gpus_per_worker:
+    if run.zero and run.offload == "none" and not run.gpus_per_worker:
         # no memory to be fragmented, no collective that runs beside: only copies
         zero |= {"contiguous_gradients": False, "overlap_comm": False}
     if run.offload != "none":
@@ -241,11 +241,14 @@ class Engine:
         self.norm = float(nn.utils.clip_grad_norm_(self.deepspeed.module.parameters(), self.settings.clip or math.inf))
 
     def _reduce_nothing(self) -> None:
-        """A single rank has nothing to add up: DeepSpeed would copy the gradients into one buffer and back."""
+        """A single rank has nothing to add up: DeepSpeed would copy the gradients into one buffer and back, at ZeRO 3 out of it."""
         if self.run.zero == 0:
             self.deepspeed.enable_backward_allreduce = False
         elif self.run.zero < 3:
             self.deepspeed.optimizer.buffered_reduce_fallback = lambda *_, **__: None
+        else:
+            scatter = "_DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads"
+            setattr(self.deepspeed.optimizer, scatter, lambda parameters, _: [parameter.grad.view(-1) for parameter in parameters])
 
     def forward(self, *inputs: Any) -> Any:
         return self.deepspeed(*inputs)

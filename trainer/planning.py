@@ -261,10 +261,12 @@ def memory_per_device(
     optimizer = 8 if precision == "fp32" and zero == 0 else 12
     weights, gradients, states = state_bytes(exact, zero, world, weight=width, gradient=gradient, optimizer=optimizer)
     bucket = min(exact, REDUCE_BUCKET)
-    buffers = bucket * (2 if precision == "fp16" else 4)  # as they are sent: bf16 in fp32
-    if (zero == 2 or (zero == 1 and precision == "fp32")) and (offload != "none" or device != "cpu"):
+    sent = buffers = bucket * (2 if precision == "fp16" else 4)  # bf16 in fp32
+    contiguous = offload != "none" or device != "cpu"
+    if contiguous and (zero == 2 or (zero == 1 and precision == "fp32")):
         buffers += bucket * width  # where they are gathered before
-    if zero == 3:
+    if zero == 3:  # gradients wait until a copy of theirs is sent: as it is sent, or, where they are not gathered, as they came
+        buffers += sent if contiguous or width == 4 else sent + bucket * width
         buffers += width * min(exact, LIVE_PARAMETERS)
     copied = states if zero == 3 else states + weights
     host = 0

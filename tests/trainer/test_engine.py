@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.profiler import ProfilerActivity, profile
 
 from pipeline.stage import UserError
 from tests.trainer.worlds import alone, pretraining, tiny, training
@@ -134,6 +135,21 @@ def test_every_stage_tells_the_norm_and_clips_alike(tmp_path: Path, zero: int, c
     norms = [event["norm"] for event in told if event["event"] == "progress"]
     assert len(norms) == 6 and all(norm > 0.1 for norm in norms)
     assert all(torch.allclose(tensor, found[-1].weights[name], rtol=0, atol=1e-6) for name, tensor in found[0].weights.items())
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_rank_alone_calls_no_other_in_its_backward_passes(tmp_path: Path, zero: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+
+    def profiled(engine: Engine, loss: torch.Tensor) -> None:
+        with profile(activities=[ProfilerActivity.CPU]) as found:
+            backward(engine, loss)
+        called.extend(event.name for event in found.events())
+
+    backward = Engine.backward
+    monkeypatch.setattr(Engine, "backward", profiled)
+    alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=zero), steps=1))
+    assert "aten::mm" in called and not [name for name in called if name.startswith("c10d::")]
 
 
 FIRST = Optimization(lr=1.0, schedule="constant", warmup_steps=0, eps=1.0, weight_decay=0.0, clip=0.0)  # AdamW's step is g / (|g| + 1)

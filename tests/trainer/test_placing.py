@@ -135,6 +135,8 @@ def parts_held(engine: Engine, model: Transformer) -> dict[str, dict[int, int]]:
 def held(precision: Any, zero: int) -> tuple[dict[str, int], int]:
     """Bytes by part at the end of a second step's backward pass; buffers late in it and while gradients are sent, the most there are. And
     bytes that belong to no part."""
+    from deepspeed.runtime.comm import coalesced_collectives
+
     before = everything()
     settings, run = Optimization(precision=precision), TrainRun(zero=zero)
     model = Transformer(DENSE, 1, settling(settings, run, CPU))
@@ -147,7 +149,7 @@ def held(precision: Any, zero: int) -> tuple[dict[str, int], int]:
     def look(gradient: Tensor) -> None:
         buffers.append(sum(parts_held(engine, model)["buffers"].values()))
 
-    reduce = torch.distributed.all_reduce
+    reduce, scatter = torch.distributed.all_reduce, coalesced_collectives._torch_reduce_scatter_fn
 
     def reduced(tensor: Tensor, *arguments: Any, **options: Any) -> Any:
         found = parts_held(engine, model)
@@ -155,8 +157,15 @@ def held(precision: Any, zero: int) -> tuple[dict[str, int], int]:
         buffers.append(sum((found["buffers"] | sent).values()))
         return reduce(tensor, *arguments, **options)
 
+    def scattered(*arguments: Any, **options: Any) -> Any:
+        waiting = storages(parameter.grad for parameter in model.parameters())
+        found = parts_held(engine, model)
+        kept = {address for part in ("parameters", "gradients", "optimizer") for address in found[part]} - waiting.keys()
+        buffers.append(sum(size for address, size in everything().items() if address not in kept and address not in before))
+        return scatter(*arguments, **options)
+
     watch = model.model.layers[1].register_forward_hook(lambda module, inputs, output: output[0].register_hook(look) and None)
-    with patch.object(torch.distributed, "all_reduce", reduced):
+    with patch.object(torch.distributed, "all_reduce", reduced), patch.object(coalesced_collectives, "_torch_reduce_scatter_fn", scattered):
         engine.backward(engine.forward(ids))
         watch.remove()
         found = parts_held(engine, model)
