@@ -230,6 +230,8 @@ class Engine:
         self.norm = 0.0
         if run.zero == 0:
             self.deepspeed.clip_fp32_gradients = self.clipped
+        if run.zero == 3:
+            self.deepspeed.optimizer.flatten = flattened
         self.averaged_over = self.deepspeed.world_size if run.zero == 3 else 1
         if self.deepspeed.world_size == 1 and not run.gpus_per_worker:
             self._reduce_nothing()
@@ -294,6 +296,19 @@ class Engine:
             state["step"] = state["step"].to(parameter.device, copy=True)
         for group, decay in zip(optimizer.param_groups, decays, strict=True):
             group["weight_decay"] = decay
+
+
+def flattened(tensors: Sequence[Tensor]) -> Tensor:
+    """All numbers in one row: no copy where the tensors lie side by side, as the gradients that DeepSpeed applies at ZeRO 3 do."""
+    import torch
+
+    first, end = tensors[0], tensors[0].storage_offset()
+    for tensor in tensors:
+        same = tensor.dtype == first.dtype and tensor.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or tensor.storage_offset() != end or not tensor.is_contiguous():
+            return torch.cat([tensor.reshape(-1) for tensor in tensors])
+        end += tensor.numel()
+    return first.as_strided((end - first.storage_offset(),), (1,))
 
 
 def serialized(state: Any) -> io.BytesIO:

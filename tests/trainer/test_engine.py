@@ -16,9 +16,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
+import trainer.engine
 from pipeline.stage import UserError
 from tests.trainer.worlds import alone, pretraining, tiny, training
-from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, preflight
+from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, flattened, preflight
 from trainer.launch import lost
 from trainer.loop import Scored
 from trainer.stages.pretraining import PretrainParams, check_pretraining
@@ -150,6 +151,27 @@ def test_a_rank_alone_calls_no_other_in_its_backward_passes(tmp_path: Path, zero
     monkeypatch.setattr(Engine, "backward", profiled)
     alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=zero), steps=1))
     assert "aten::mm" in called and not [name for name in called if name.startswith("c10d::")]
+
+
+def test_tensors_side_by_side_are_one_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    buffer = torch.arange(12.0)
+    parts = [buffer[2:5], buffer[5:9].view(2, 2), buffer[9:11]]
+    joined = flattened(parts)
+    assert torch.equal(joined, buffer[2:11]) and joined.data_ptr() == parts[0].data_ptr()
+    for apart in (parts[:1] + parts[2:], parts[::-1], [buffer[:6].view(2, 3).T, buffer[6:]], [buffer[:4], buffer[4:].clone()]):
+        joined = flattened(apart)
+        assert torch.equal(joined, torch.cat([part.reshape(-1) for part in apart]))
+        assert joined.untyped_storage().data_ptr() != buffer.untyped_storage().data_ptr()
+
+    found: list[bool] = []
+
+    def told(tensors: list[torch.Tensor]) -> torch.Tensor:
+        found.append(flattened(tensors).untyped_storage().data_ptr() == tensors[0].untyped_storage().data_ptr())
+        return flattened(tensors)
+
+    monkeypatch.setattr(trainer.engine, "flattened", told)
+    alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=3), steps=2))
+    assert len(found) >= 4 and all(found)  # of matrices and of norms, step by step
 
 
 FIRST = Optimization(lr=1.0, schedule="constant", warmup_steps=0, eps=1.0, weight_decay=0.0, clip=0.0)  # AdamW's step is g / (|g| + 1)
