@@ -243,7 +243,7 @@ class Engine:
         self.norm = float(nn.utils.clip_grad_norm_(self.deepspeed.module.parameters(), self.settings.clip or math.inf))
 
     def _reduce_nothing(self) -> None:
-        """A single rank has nothing to add up: DeepSpeed would copy the gradients into one buffer and back, at ZeRO 3 out of it."""
+        """A single rank has nothing to add up: DeepSpeed would copy the gradients into one buffer and back from it, or at ZeRO 3 on."""
         if self.run.zero == 0:
             self.deepspeed.enable_backward_allreduce = False
         elif self.run.zero < 3:
@@ -299,7 +299,8 @@ class Engine:
 
 
 def flattened(tensors: Sequence[Tensor]) -> Tensor:
-    """All numbers in one row: no copy where the tensors lie side by side, as the gradients that DeepSpeed applies at ZeRO 3 do."""
+    """All numbers in one row, for DeepSpeed to scale in place: no copy where the tensors lie side by side, as its gradients at ZeRO 3 do.
+    The next step's first micro-batch writes over them."""
     import torch
 
     first, end = tensors[0], tensors[0].storage_offset()

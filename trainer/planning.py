@@ -265,8 +265,11 @@ def memory_per_device(
     contiguous = offload != "none" or device != "cpu"
     if contiguous and (zero == 2 or (zero == 1 and precision == "fp32")):
         buffers += bucket * width  # where they are gathered before
-    if zero == 3:  # gradients wait until a copy of theirs is sent: as it is sent, or, where they are not gathered, as they came
-        buffers += sent if contiguous or width == 4 else sent + bucket * width
+    if zero == 3:
+        # until a copy of them is sent they wait: gathered, as they are sent; or as they came, to be converted then
+        buffers += sent if contiguous else bucket * width + (sent if precision == "bf16" else 0)
+        if precision == "fp16":
+            buffers += 4 * bucket // world  # this rank's part of what comes back, in fp32
         buffers += width * min(exact, LIVE_PARAMETERS)
     copied = states if zero == 3 else states + weights
     host = 0
