@@ -138,7 +138,7 @@ def test_every_stage_tells_the_norm_and_clips_alike(tmp_path: Path, zero: int, c
     assert all(torch.allclose(tensor, found[-1].weights[name], rtol=0, atol=1e-6) for name, tensor in found[0].weights.items())
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", [2, 3])  # 0 and 1 reduce nothing there anyway
 def test_a_rank_alone_calls_no_other_in_its_backward_passes(tmp_path: Path, zero: int, monkeypatch: pytest.MonkeyPatch) -> None:
     called: list[str] = []
 
