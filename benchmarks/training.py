@@ -1,6 +1,6 @@
 """Training's speed: this project's loop beside a plain PyTorch loop and Hugging Face's Trainer, on the same rows.
 
-    python -m benchmarks.training [--ranks 1 2] [--size small long] [--steps 12] [--compile] [--parts]
+    python -m benchmarks.training [--ranks 1 2] [--size small long] [--zero 0 1 2 3] [--steps 12] [--compile] [--parts]
 
 The peers are transformers and accelerate, both in the `dev` extra. Without accelerate, or without transformers, their lines are left
 out.
@@ -92,6 +92,7 @@ class Measuring:
 
     directory: Path
     size: Size
+    zero: Sequence[int]  # the stages compared
     counted: int  # steps of each side; SKIPPED before them are not counted
     parts: bool
     compile: bool
@@ -174,6 +175,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--size", choices=SIZES, nargs="+", default=["small", "long"])
+    parser.add_argument(
+        "--zero", type=int, choices=range(4), nargs="+", default=[0, 1, 2, 3], help="ZeRO stages: fewer take less time a turn"
+    )
     parser.add_argument("--steps", type=int, default=12, help="counted steps of each side")
     parser.add_argument("--compile", action="store_true", help="also with compiled layers, which takes minutes to start")
     parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
@@ -181,7 +185,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     for name in arguments.size:
         with tempfile.TemporaryDirectory(prefix="training-") as folder:
-            measuring = Measuring(Path(folder), SIZES[name], arguments.steps, arguments.parts, arguments.compile)
+            measuring = Measuring(Path(folder), SIZES[name], arguments.zero, arguments.steps, arguments.parts, arguments.compile)
             write_corpus(measuring)
             for ranks in arguments.ranks:
                 show(name, measuring, together(ranks, measuring.directory, measured, measuring))
@@ -226,19 +230,19 @@ def measured(measuring: Measuring) -> Found:
         "peak": lambda turn: matrix_products(turn, measuring.steps, peaks),
         "plain loop": lambda turn: plain_loop(measuring, own_model(measuring), own_loss, turn),
     }
-    for zero in range(4):
+    for zero in measuring.zero:
         sides[f"crawl2chat, ZeRO {zero}"] = partial(own_loop, measuring, zero, False)
     if measuring.compile:
         sides["crawl2chat, ZeRO 1, compiled"] = partial(own_loop, measuring, 1, True)
     if importlib.util.find_spec("transformers"):
         sides["plain loop, transformers' model"] = lambda turn: plain_loop(measuring, qwen3(measuring), qwen3_loss, turn)
         if importlib.util.find_spec("accelerate"):
-            for zero in range(4):
+            for zero in measuring.zero:
                 sides[f"HF Trainer, ZeRO {zero}"] = partial(huggingface_trainer, measuring, zero)
     turns = Turns(sides)
     turns.run(measuring.steps)
     del turns.seconds["peak"]
-    parts = {zero: parts_of(measuring, zero) for zero in range(4)} if measuring.parts else {}
+    parts = {zero: parts_of(measuring, zero) for zero in measuring.zero} if measuring.parts else {}
     return Found(turns.seconds, max(peaks), parts)
 
 
