@@ -5,13 +5,14 @@
 The peers are transformers and accelerate, both in the `dev` extra. Without accelerate, or without transformers, their lines are left
 out.
 
-Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all
-with models of the same shape and the same rows in the same micro-batches; their first steps are not counted. Ratios are given
-thrice: of the best steps, which is exact on an idle machine; the median over rounds of turns; and of processor time over all ranks,
-which other processes disturb least, and which leaves out waiting. A step of the plain loop is what a person would write: the loss
-of this rank's rows, DDP's backward pass, clipping, fused AdamW, the loss printed. The plain loop is measured with this project's
-transformer, so that the loop is all that differs, and with transformers' Qwen3. Hugging Face's Trainer has Qwen3, the same DeepSpeed
-configuration, and logs nothing.
+Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all with models of the
+same shape and the same rows in the same micro-batches; their first steps are not counted. Ratios are given thrice: of the best
+steps, which is exact on an idle machine; the median over rounds of turns, with what it would be within in 19 of 20 such
+measurements; and of processor time over all ranks, which leaves out waiting. What is freed stays with the process: else it would be
+luck whose memory the system takes back between steps, and page faults take up to a thirtieth of a step. A step of the plain loop is
+what a person would write: the loss of this rank's rows, DDP's backward pass, clipping, fused AdamW, the loss printed. The plain
+loop is measured with this project's transformer, so that the loop is all that differs, and with transformers' Qwen3. Hugging Face's
+Trainer has Qwen3, the same DeepSpeed configuration, and logs nothing.
 
 Model FLOPs utilisation counts what `trainer.planning.work_per_token` counts, and is over the fp32 matrix product's peak, measured by
 all ranks at the same time in turn with the sides. `--parts` shows where a step's time goes at each ZeRO stage, in a training of
@@ -23,6 +24,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import math
 import os
 import statistics
 import tempfile
@@ -63,6 +65,7 @@ END = 1
 SETTINGS = Optimization(lr=1e-3, warmup_steps=2)
 SKIPPED = 2
 CPU = torch.device("cpu")
+KEEPING_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_MMAP_THRESHOLD_": str(2**25)}  # glibc's
 COLLECTIVES = (
     "all_reduce", "all_reduce_coalesced", "all_gather", "all_gather_into_tensor", "all_gather_coalesced", "reduce_scatter",
     "reduce_scatter_tensor", "reduce", "broadcast", "barrier", "all_gather_object", "broadcast_object_list",
@@ -182,7 +185,7 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also with compiled layers, which takes minutes to start")
     parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
     arguments = parser.parse_args()
-    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ |= {"OMP_NUM_THREADS": "1", **KEEPING_MEMORY}  # of the ranks
     for name in arguments.size:
         with tempfile.TemporaryDirectory(prefix="training-") as folder:
             measuring = Measuring(Path(folder), SIZES[name], arguments.zero, arguments.steps, arguments.parts, arguments.compile)
@@ -258,20 +261,29 @@ def show(size: str, measuring: Measuring, ranks: Sequence[Found]) -> None:
     print(
         f"{world} rank{'s' * (world > 1)} of one thread, {size}: {count_parameters(config).exact:,} parameters, "
         f"{tokens:,} tokens a step in rows of {length:,}; fp32 matrix product {peak / world / 1e9:.0f} GFLOP/s a rank\n"
-        f"{'':<32} {'best step':>10} {'':>6} {'speed over the plain loop':>27} {'over HF Trainer':>24}\n"
-        f"{'':<32} {'tokens/s':>10} {'MFU':>6} {'best':>9} {'median':>8} {'CPU':>8} {'best':>8} {'median':>7} {'CPU':>7}"
+        f"{'':<32} {'best step':>10} {'':>6} {'speed over the plain loop':>38} {'over HF Trainer':>38}\n"
+        f"{'':<32} {'tokens/s':>10} {'MFU':>6}" + f" {'best':>9} {'median':>7} {'(95 %)':>13} {'CPU':>6}" * 2
     )
     for name, seconds in wall.items():
         line = f"{name:<32} {tokens / min(seconds):>10,.0f} {tokens * flops / min(seconds) / peak:>6.1%}"
         for peer in dict.fromkeys(("plain loop", name.removesuffix(", compiled").replace("crawl2chat", "HF Trainer"))):
             if peer in wall and (peer != name or name == "plain loop"):
-                median = statistics.median(other / own for other, own in zip(wall[peer], seconds, strict=True))
-                line += f" {min(wall[peer]) / min(seconds):>9.3f} {median:>8.3f} {processor[peer] / processor[name]:>8.3f}"
+                turns = [other / own for other, own in zip(wall[peer], seconds, strict=True)]
+                low, high = median_within(turns)
+                line += f" {min(wall[peer]) / min(seconds):>9.3f} {statistics.median(turns):>7.3f} ({low:.3f}-{high:.3f})"
+                line += f" {processor[peer] / processor[name]:>6.3f}"
         print(line)
     for zero, parts in ranks[0].parts.items():
         total = sum(parts.values())
         print(f"ZeRO {zero}, {total * 1e3:.0f} ms a step: " + ", ".join(f"{name} {part / total:.1%}" for name, part in parts.items()))
     print(flush=True)
+
+
+def median_within(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the median, whatever the distribution: two of the values themselves, by the normal approximation of how many
+    of them lie below the true one (Conover, Practical Nonparametric Statistics)."""
+    ordered, middle, width = sorted(values), (len(values) - 1) / 2, 0.98 * math.sqrt(len(values))
+    return ordered[max(0, math.floor(middle - width))], ordered[min(len(values) - 1, math.ceil(middle + width))]
 
 
 def matrix_products(turn: Callable[[], None], steps: int, peaks: list[float]) -> None:
