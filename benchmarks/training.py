@@ -33,7 +33,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -132,6 +133,8 @@ class Turns:
 
     def __init__(self, sides: Mapping[str, Side]) -> None:
         self.seconds = {name: Seconds() for name in sides}
+        # DeepSpeed replaces this function of torch's at ZeRO 3, in the whole process: each side has what it would have alone
+        self._linear = dict.fromkeys(sides, F.linear)
         self._sides = dict(sides)
         self._go = {name: threading.Semaphore(0) for name in sides}
         self._back = threading.Semaphore(0)
@@ -146,9 +149,11 @@ class Turns:
             try:
                 for number in range(steps + 1):
                     for name, future in running.items():
+                        F.linear = self._linear[name]
                         begun = time.perf_counter(), time.process_time()
                         self._go[name].release()
                         self._back.acquire()
+                        self._linear[name] = F.linear
                         if future.done():
                             future.result()
                         if 0 < number < steps:
@@ -370,8 +375,12 @@ def own_loop(measuring: Measuring, zero: int, compiled: bool, turn: Callable[[],
     run_task(measuring, zero, pretraining(measuring, dist.get_world_size(), turn), compiled)
 
 
+def train_run(measuring: Measuring, zero: int) -> TrainRun:
+    return TrainRun(workers=dist.get_world_size(), zero=zero, micro_batch=measuring.size.micro_batch)
+
+
 def run_task(measuring: Measuring, zero: int, task: Pretraining, compiled: bool = False) -> None:
-    run = TrainRun(zero=zero, micro_batch=measuring.size.micro_batch, checkpoint_every=10**6, compile=compiled)
+    run = replace(train_run(measuring, zero), checkpoint_every=10**6, compile=compiled)
     with shared_folder(measuring.directory) as folder:
         loop.train(
             own_model(measuring), task, Plan(measuring.steps, 10**6), SETTINGS, run,
@@ -402,7 +411,7 @@ def huggingface_trainer(measuring: Measuring, zero: int, turn: Callable[[], None
         inputs, targets, documents = (torch.cat([getattr(row, name) for row in chosen]) for name in ("inputs", "targets", "documents"))
         return qwen3_inputs(TokenBatch(inputs, targets, documents))
 
-    config = deepspeed_config(SETTINGS, TrainRun(zero=zero, micro_batch=measuring.size.micro_batch))
+    config = deepspeed_config(SETTINGS, train_run(measuring, zero))
     del config["managed_gradient_accumulation"], config["gradient_allreduce_op"]  # it counts micro-batches and averages itself
     with shared_folder(measuring.directory) as folder:
         arguments = TrainingArguments(

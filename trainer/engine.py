@@ -174,6 +174,8 @@ def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
     if run.zero and run.offload == "none" and not run.gpus_per_worker:
         # no memory to be fragmented, no collective that runs beside: only copies
         zero |= {"contiguous_gradients": False, "overlap_comm": False}
+    if run.zero == 3 and run.world_size == 1 and run.offload != "parameters":
+        zero["memory_efficient_linear"] = False  # torch's own would hold gathered weights until the backward pass: here none are
     if run.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": run.gpus_per_worker > 0}
     if run.offload == "parameters":

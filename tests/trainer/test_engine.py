@@ -153,6 +153,15 @@ def test_a_rank_alone_calls_no_other_in_its_backward_passes(tmp_path: Path, zero
     assert "aten::mm" in called and not [name for name in called if name.startswith("c10d::")]
 
 
+@pytest.mark.parametrize(("workers", "offload", "own"), [(1, "none", True), (1, "parameters", False), (2, "none", False)])
+def test_products_that_hold_no_gathered_weights_are_deepspeeds_only_where_weights_are_gathered(
+    workers: int, offload: Any, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
+    alone(lambda: Engine(tiny(), Optimization(), TrainRun(workers=workers, zero=3, offload=offload), 1))
+    assert (torch.nn.functional.linear is torch._C._nn.linear) == own
+
+
 def test_tensors_side_by_side_are_one_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     buffer = torch.arange(12.0)
     parts = [buffer[2:5], buffer[5:9].view(2, 2), buffer[9:11]]
