@@ -297,9 +297,12 @@ def elastic(box: Box) -> list[Line]:
     return lines
 
 
-def stretches(box: Box, name: str, steps: int) -> dict[int, tuple[dict[str, Any], dict[str, float], list[list[int]]]]:
-    """By ZeRO stage: the weights after so many steps, on from where others stopped; denominators of all steps; their samples."""
-    from tests.trainer.worlds import sharded
+def stretches(box: Box, name: str, steps: int) -> dict[int, tuple[dict[str, Any], dict[str, float], list[tuple[int, int]]]]:
+    """By ZeRO stage: the weights after so many steps, on from where others stopped; denominators of all steps; what all ranks have read
+    so far, as step and sample."""
+    import torch.distributed as dist
+
+    from tests.trainer.worlds import Noted, samples_read, sharded
     from trainer.engine import Optimization
     from trainer.loop import Plan
 
@@ -307,10 +310,11 @@ def stretches(box: Box, name: str, steps: int) -> dict[int, tuple[dict[str, Any]
     found = {}
     for zero in range(4):
         config, run = box.small(), run_of(box, zero=zero, checkpoint_every=1)
-        task = task_of(box, config, 8)
+        task = task_of(box, config, 8, Noted, read=str(box.folder / f"{name}-{zero}.read"))
         with sharded():
             outcome = trained(box, config, f"{name}-{zero}", task, Plan(steps, 100), run, settings)
-        samples = [list(task.sample_numbers(step)) for step in range(steps)]
+        dist.barrier()
+        samples = samples_read(box.folder, f"{name}-{zero}")
         found[zero] = dict(outcome.weights or {}), dict(outcome.state.totals), samples
     return found
 

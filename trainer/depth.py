@@ -51,10 +51,15 @@ def from_depth(params: PretrainParams, said: Set[str]) -> tuple[PretrainParams, 
         num_hidden_layers=layers,
         hidden_size=width,
         num_attention_heads=heads,
+        # 0: what follows from the others is filled in where the model is made
         num_key_value_heads=model.num_key_value_heads if "model.num_key_value_heads" in said else 0,
         head_dim=model.head_dim if "model.head_dim" in said else 0,
         intermediate_size=model.intermediate_size if "model.intermediate_size" in said else 0,
     )
+    made = model.resolved(1)
+    follow("model.num_key_value_heads", made.num_key_value_heads, made.num_key_value_heads, "one for each head")
+    follow("model.head_dim", made.head_dim, made.head_dim, "width over heads")
+    follow("model.intermediate_size", made.intermediate_size, made.intermediate_size, "follows from the width")
 
     parameters, compute_per_token = of_layers(model, params.sequence_length)
     tokens = CHINCHILLA * parameters

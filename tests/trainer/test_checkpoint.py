@@ -1,25 +1,35 @@
 """Checkpoints: what is resumed is what was interrupted, bit for bit; other ranks and stages go on from it."""
 
-import random
 import re
 import shutil
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import trainer.checkpoint
 from pipeline.stage import UserError
-from tests.trainer.worlds import alone, continued, crossing, crowded, elastic, equal, pretraining, resumed, together, training, trajectory
+from tests.trainer.worlds import (
+    alone,
+    continued,
+    crossing,
+    crowded,
+    drawing,
+    elastic,
+    equal,
+    pretraining,
+    resumed,
+    same_state,
+    samples_read,
+    together,
+    training,
+    trajectory,
+)  # fmt: skip
 from trainer.engine import Optimization, TrainRun
-from trainer.model.transformer import Transformer
-from trainer.objectives.language_model import TokenBatch
-from trainer.tasks.language_model import Pretraining
 
 NO_ROOM = r"the checkpoint of step (4|6) cannot be written: .* GB are free; make room and run the same command"
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=2)
@@ -44,13 +54,15 @@ def test_from_two_ranks_to_one_and_back_is_the_uninterrupted_training(two_ranks:
         for name, tensor in whole.weights.items():
             assert torch.allclose(back[zero].weights[name], tensor, rtol=0, atol=1e-6), (zero, name)
         assert back[zero].state.totals == whole.state.totals
+        read = samples_read(directory, f"elastic-{zero}")
+        assert len(read) == 6 * 6 and read == samples_read(directory, f"whole-{zero}")
         assert back[zero].state.history[-1]["validation"]["loss"] == pytest.approx(whole.state.history[-1]["validation"]["loss"], abs=1e-6)
 
 
 @pytest.mark.parametrize("fails_at", [1, 2, 3, 5])
 def test_one_rank_resumes_bit_for_bit_whenever_it_failed(tmp_path: Path, fails_at: int) -> None:
     whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
-    assert equal(whole, alone(lambda: resumed(tmp_path, RUN, "cut", fails_at)))
+    assert equal(whole, alone(lambda: resumed(tmp_path, RUN, "cut", fails_at))) and same_state(tmp_path, "whole", "cut")
 
 
 def test_best_weights_survive_a_crash_after_them(tmp_path: Path) -> None:
@@ -181,21 +193,19 @@ def test_where_one_rank_has_no_room_all_say_so(two_ranks: dict[str, Any]) -> Non
     assert re.search(NO_ROOM, two_ranks["crowded"])
 
 
-@dataclass
-class Drawing(Pretraining):
-    """Draws from each generator at every step."""
-
-    drawn: dict[int, tuple[float, ...]] = field(default_factory=dict)
-
-    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
-        self.drawn[step] = random.random(), np.random.random(), torch.rand(()).item()
-        return super().micro_batches(step, model)
-
-
 def test_random_numbers_go_on_where_they_stopped(tmp_path: Path) -> None:
-    whole, again = (pretraining(tmp_path, kind=Drawing) for _ in range(2))
+    whole, again = drawing(tmp_path), drawing(tmp_path)
     alone(lambda: training(tmp_path, whole, RUN))
     newest, before, _ = trajectory(tmp_path, "one").complete()
     shutil.rmtree(newest.directory)
     alone(lambda: training(tmp_path, again, RUN))
     assert before.step == 4 and again.drawn == {step: whole.drawn[step] for step in (4, 5)}
+
+
+@pytest.mark.parametrize("zero", range(4))
+def test_random_numbers_of_every_rank_go_on_where_they_stopped(two_ranks: dict[str, Any], zero: int) -> None:
+    ranks = two_ranks["drawn"][zero]
+    for whole, again in ranks:
+        assert again == {step: whole[step] for step in (4, 5)}
+    (first, _), (second, _) = ranks
+    assert not {*first.values()} & {*second.values()}

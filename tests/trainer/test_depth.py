@@ -30,7 +30,8 @@ def test_every_depth_gives_a_training_that_can_be_run(depth: int, length: int) -
     parameters, _ = of_layers(found.model, length)
     assert found.max_steps * found.batch_tokens == pytest.approx(20 * parameters, abs=found.batch_tokens)
     assert {line.split(" = ")[0] for line in lines} == {
-        "model.num_hidden_layers", "model.hidden_size", "model.num_attention_heads", "batch_tokens", "max_steps", "lr",
+        "model.num_hidden_layers", "model.hidden_size", "model.num_attention_heads", "model.num_key_value_heads", "model.head_dim",
+        "model.intermediate_size", "batch_tokens", "max_steps", "lr",
     }  # fmt: skip
 
 

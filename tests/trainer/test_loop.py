@@ -14,7 +14,8 @@ from torch import Tensor
 from pipeline.stage import UserError
 from tests.trainer.worlds import TINY, VOCABULARY, Broken, alone, equal, pretraining, training, trajectory
 from trainer.data.mixture import Mixture
-from trainer.engine import Optimization, TrainRun
+from trainer.engine import Engine, Optimization, TrainRun
+from trainer.guard import Guard
 from trainer.loop import Outcome, Scored
 from trainer.model.transformer import Transformer
 from trainer.tasks.language_model import Pretraining
@@ -39,6 +40,33 @@ def test_the_loss_falls_and_the_record_is_complete(tmp_path: Path) -> None:
     assert outcome.state.totals == {"tokens": 6 * 6 * 24}
     events = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
     assert [event["done"] for event in events if event["event"] == "progress"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_step_whose_gradients_fp16_has_no_room_for_applies_nothing_and_is_not_undone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """fp16 is refused on CPUs: the engine tells what it would tell there."""
+
+    def overflowing(engine: Engine, number: int) -> float | None:
+        if number == 3:
+            engine.deepspeed.zero_grad()
+            return None
+        return step(engine, number)
+
+    step = Engine.step
+    monkeypatch.setattr(Engine, "step", overflowing)
+    outcome = alone(lambda: training(tmp_path, pretraining(tmp_path), ONE, guard=Guard()))
+    assert outcome.state.totals == {"tokens": 6 * 6 * 24} and not outcome.state.skipped
+    events = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    told = [event for event in events if event["event"] == "progress"]
+    assert [event["done"] for event in told if "norm" in event] == [1, 2, 3, 5, 6] and [event["done"] for event in told] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
 
 
 def test_gradients_do_not_depend_on_the_cut_into_micro_batches(tmp_path: Path) -> None:

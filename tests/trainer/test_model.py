@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.identity import identity_of_params
+from trainer.model import output
 from trainer.model.attention import Spans, attend, block_mask, document_mask, document_positions
 from trainer.model.config import ModelConfig, RopeScaling
 from trainer.model.moe import balance_loss
@@ -126,7 +127,9 @@ def test_no_more_than_a_chunk_of_logits_is_ever_made() -> None:
     assert (largest.rows, largest.passes) == (64, 10)
 
 
-def test_log_probs_and_normalisers_have_the_gradients_of_their_definition() -> None:
+@pytest.mark.parametrize("kept", [0, 1 << 23], ids=["made again", "kept"])
+def test_log_probs_and_normalisers_have_the_gradients_of_their_definition(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "LOGITS_KEPT", kept)
     generator = torch.Generator().manual_seed(0)
     head = OutputLayer(5, 11, bias=False).double()
     hidden = torch.randn(7, 5, dtype=torch.float64, generator=generator, requires_grad=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import resource
+import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -18,6 +20,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
+from torch.utils._pytree import tree_leaves
 
 from data_prep.token_shards import IndexRow, TokenShardWriter, write_index
 from pipeline.files import File
@@ -226,6 +229,62 @@ def crowded() -> Iterator[type[Crowded]]:
         signal.signal(signal.SIGXFSZ, before)
 
 
+@dataclass
+class Noted(Pretraining):
+    """Writes down which samples the ranks read in which step: a line each, in the file `read`."""
+
+    read: str = ""
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        self.step = step
+        return super().micro_batches(step, model)
+
+    def _read(self, numbers: Sequence[int]) -> Rows:
+        with open(self.read, "a") as lines:
+            lines.write("".join(f"{self.step} {number}\n" for number in numbers))
+        return super()._read(numbers)
+
+
+def samples_read(directory: Path, name: str) -> list[tuple[int, int]]:
+    """Step and number of each sample that `elastic` trainings of this name have read, whichever rank it was."""
+    return sorted((int(step), int(number)) for step, number in map(str.split, (directory / f"{name}.read").read_text().splitlines()))
+
+
+@dataclass
+class Drawing(Pretraining):
+    """Draws from each generator at every step."""
+
+    drawn: dict[int, tuple[float, ...]] = field(default_factory=dict)
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        self.drawn[step] = random.random(), np.random.random(), torch.rand(()).item()
+        return super().micro_batches(step, model)
+
+
+def drawing(folder: Path) -> Drawing:
+    task = pretraining(folder, kind=Drawing)
+    assert isinstance(task, Drawing)
+    return task
+
+
+def drawn(folder: Path, zero: int) -> list[list[dict[int, tuple[float, ...]]]]:
+    """By rank: what it drew in six steps, and what it drew again after the checkpoint of the fourth. Each rank has a seed of its own."""
+    name, rank = f"drawn-{zero}", dist.get_rank()
+    random.seed(rank)
+    np.random.seed(rank)
+    torch.manual_seed(rank)
+    whole, again = drawing(folder), drawing(folder)
+    run = TrainRun(zero=zero, checkpoint_every=2)
+    training(folder, whole, run, name=name)
+    if rank == 0:
+        shutil.rmtree(next(trajectory(folder, name).complete()).directory)
+    dist.barrier()
+    training(folder, again, run, name=name)
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, [whole.drawn, again.drawn])
+    return found
+
+
 def resumed(directory: Path, run: TrainRun, name: str, fails_at: int, **changes: Any) -> Outcome:
     """The outcome of a training that failed at a step and was started again."""
     with contextlib.suppress(Broken):
@@ -241,10 +300,24 @@ def equal(first: Outcome, second: Outcome) -> bool:
     return first.state == second.state and all(torch.equal(first.weights[name], second.weights[name]) for name in first.weights)
 
 
+def same_state(folder: Path, first: str, second: str) -> bool:
+    """Whether the newest checkpoints of two trainings hold the same tensors: weights, moments and generators of all ranks."""
+    found = []
+    for name in (first, second):
+        directory = Path(next(trajectory(folder, name).complete()).directory)
+        files = {str(path.relative_to(directory)): path for path in directory.rglob("*.pt")}
+        leaves = {file: tree_leaves(torch.load(path, weights_only=False)) for file, path in files.items()}
+        found.append({file: [leaf for leaf in parts if isinstance(leaf, torch.Tensor)] for file, parts in leaves.items()})
+    one, other = found
+    return one.keys() == other.keys() and all(
+        len(one[file]) == len(other[file]) > 0 and all(map(torch.equal, one[file], other[file])) for file in one
+    )
+
+
 def two_ranks_cases(directory: str) -> dict[str, Any]:
-    """`weights`: those of 4 steps at each ZeRO stage with 7 rows on two ranks in micro-batches of 3, so that one rank has a
-    micro-batch less. `exact`: whether resuming gives the same bits, by precision and stage. `crowded`: what is said where the last rank
-    has no room. `gradients` and `curves`: see there. The trainings `shown-1` and `shown-3` let texts be read."""
+    """`weights`: those of 4 steps at each ZeRO stage with 7 rows on two ranks in micro-batches of 3, so that one rank has a micro-batch
+    less. `exact`: whether resuming gives the same bits, by precision and stage. `drawn`: see there. `crowded`: what is said where
+    the last rank has no room. `gradients` and `curves`: see there. The trainings `shown-1` and `shown-3` let texts be read."""
     folder = Path(directory)
     weights, exact = {}, {}
     for zero in range(4):
@@ -258,6 +331,8 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
             again = resumed(folder, run, f"cut-{precision}-{zero}", 5, settings=settings)
             # two steps again, or four where the crash came before the ranks had told each other that the second checkpoint was written
             exact[precision, zero] = equal(whole, again) and 3 * again.counted["tokens"] / whole.counted["tokens"] in (1, 2)
+            if dist.get_rank() == 0:  # it has written that they are complete
+                exact[precision, zero] &= same_state(folder, f"whole-{precision}-{zero}", f"cut-{precision}-{zero}")
     for zero in range(4):
         elastic(folder, zero, steps=2)
     uncut = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
@@ -276,7 +351,8 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
     except UserError as error:
         refused = str(error)
     found = {"weights": weights, "exact": exact, "whole": uncut, "undone": undone, "crowded": refused}
-    return {**found, "gradients": gradients(folder), "curves": golden_curves(folder)}
+    draws = {zero: drawn(folder, zero) for zero in range(4)}
+    return {**found, "drawn": draws, "gradients": gradients(folder), "curves": golden_curves(folder)}
 
 
 @dataclass
@@ -322,9 +398,9 @@ def elastic(
     """A training that ranks of any number may continue; its learning rates do not depend on how long it lasts."""
     run = TrainRun(zero=zero, micro_batch=2, checkpoint_every=1)
     settings = Optimization(lr=1e-2, warmup_steps=2, schedule="constant", precision=precision)
-    return training(
-        folder, pretraining(folder, **changes), run, name=under or f"{name}-{zero}", settings=settings, steps=steps, validate_every=2
-    )
+    name = under or f"{name}-{zero}"
+    task = pretraining(folder, kind=Noted, read=str(folder / f"{name}.read"), **changes)
+    return training(folder, task, run, name=name, settings=settings, steps=steps, validate_every=2)
 
 
 def continued(directory: str, stages: Sequence[int]) -> dict[int, Outcome]:

@@ -1,7 +1,7 @@
-"""The language-model head: logits, or log-probabilities of given targets without ever holding all logits.
+"""The language-model head: logits, or log-probabilities of given targets without ever holding all logits, unless they are few.
 
 At a vocabulary of 128k the logits of a batch are larger than everything else a training holds, and so is their gradient.
-Here they are made for some positions at a time and, in the backward pass, made again.
+Here they are made for some positions at a time and, in the backward pass, made again. Up to LOGITS_KEPT of them are kept instead.
 """
 
 from __future__ import annotations

@@ -315,7 +315,7 @@ class Transformer(nn.Module):
         """log p(target) of each position: [n, d], [n] → [n] fp32.
 
         The logits are made for `chunk` positions at a time (0: as many as suit the device) and made again in the
-        backward pass instead of being kept.
+        backward pass; kept instead where they are few.
         """
         return self.log_probs_and_normalisers(hidden, targets, temperature, chunk)[0]
 

@@ -47,12 +47,6 @@ def routed_tokens(batch: TokenBatch) -> float:
     return float((batch.documents >= 0).sum())
 
 
-def token_losses(model: Transformer, batch: TokenBatch) -> tuple[Tensor, Tensor]:
-    """−log p of every trained token, and these tokens: [n] fp32, [n] int64."""
-    losses, _, targets = scored_tokens(model, batch)
-    return losses, targets
-
-
 def scored_tokens(model: Transformer, batch: TokenBatch) -> tuple[Tensor, Tensor, Tensor]:
     """−log p of every trained token, the log-normaliser of its logits, and these tokens: [n] fp32, [n] fp32, [n] int64."""
     hidden = model(batch.inputs, document_ids=batch.documents)
