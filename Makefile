@@ -27,6 +27,7 @@ lint: .venv/.installed-dev
 	$(BIN)/mypy
 
 proof: .venv/.installed-dev
+	$(BIN)/pip install --quiet --no-compile -e '.[dev,lm-eval]'
 	$(BIN)/pytest -m "proof or not proof"
 	for seed in $(SEEDS); do \
 	  $(BIN)/crawl2chat name=seed-$$seed demo.seed=$$seed pretrain.seed=$$seed sft.seed=$$seed dpo.seed=$$seed grpo.seed=$$seed || exit 1; \

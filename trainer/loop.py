@@ -403,7 +403,10 @@ class _Loop:
     def load_best(self) -> None:
         found = checkpoint.find(self.trajectory, lambda found: self.is_of_step(found, self.state.best_step), self.note)
         if found is None:
-            raise FileNotFoundError(f"the checkpoint of step {self.state.best_step}, the best one, is gone or damaged")
+            raise UserError(
+                f"{self.trajectory.directory}: the checkpoint of step {self.state.best_step}, the best one, is gone or damaged; "
+                "remove this folder to train again from the start"
+            )
         checkpoint.load(self.engine, found, self.trajectory, self.form())
 
     def note(self, text: str) -> None:

@@ -51,12 +51,6 @@ class Law:
     def loss(self, parameters: float, tokens: float) -> float:
         return float(self.E + self.A / parameters**self.a + self.B / tokens**self.b)
 
-    def best_size(self, flops: float) -> tuple[float, float]:
-        """Parameters and tokens of the lowest loss for `flops` = 6 N D."""
-        ratio = (self.a * self.A / (self.b * self.B)) ** (1 / (self.a + self.b))
-        parameters = ratio * (flops / 6) ** (self.b / (self.a + self.b))
-        return parameters, flops / 6 / parameters
-
 
 @dataclass(frozen=True)
 class Fit:

@@ -71,6 +71,16 @@ def test_best_weights_survive_a_crash_after_them(tmp_path: Path) -> None:
     assert equal(whole, alone(lambda: resumed(tmp_path, RUN, "cut", 7, **plan)))
 
 
+def test_a_best_checkpoint_that_is_damaged_is_one_line_with_the_mend(tmp_path: Path) -> None:
+    settings = Optimization(lr=1.0, schedule="constant", warmup_steps=4, clip=0)  # better at first, then ruined
+    plan: dict[str, Any] = {"settings": settings, "steps": 10, "validate_every": 1, "keep_best": "loss"}
+    best = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, **plan)).state.best_step
+    [found] = [checkpoint for checkpoint in trajectory(tmp_path, "one").complete() if checkpoint.step == best < 10]
+    next(Path(found.directory, "state").iterdir()).write_bytes(b"")
+    with pytest.raises(UserError, match=rf"one-steps: the checkpoint of step {best}, the best one, is gone or damaged; remove this folder"):
+        alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, **plan))
+
+
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
     whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
     steps = [checkpoint.step for checkpoint in trajectory(tmp_path, "whole").complete()]

@@ -77,14 +77,6 @@ def test_the_same_runs_give_the_same_fit() -> None:
     assert fit(runs, draws=5) == fit(runs, draws=5)
 
 
-def test_the_best_size_for_a_compute_has_the_lowest_loss() -> None:
-    flops = 5.76e23
-    parameters, tokens = CHINCHILLA.best_size(flops)
-    assert 6 * parameters * tokens == pytest.approx(flops)
-    for other in (parameters / 1.2, parameters * 1.2):
-        assert CHINCHILLA.loss(other, flops / 6 / other) > CHINCHILLA.loss(parameters, tokens)
-
-
 @pytest.mark.parametrize("runs", [ladder(CHINCHILLA)[:4], ladder(CHINCHILLA, sizes=(1e6, 2e6))])
 def test_too_few_runs_are_refused(runs: list[Run]) -> None:
     with pytest.raises(ValueError, match="cannot tell five numbers"):
