@@ -126,18 +126,38 @@ class TrainRun:
         """What a rank reserves, as Ray names it."""
         return {"CPU": self.cpus_per_worker, **({"GPU": self.gpus_per_worker} if self.gpus_per_worker else {})}
 
-    def require_room(self, name: str, there: Mapping[str, float]) -> None:
-        """Raise UserError where the ranks could never all be placed with the resources that are there: Ray would wait for ever."""
-        for kind, wanted in self.resources.items() if self.workers else ():
-            found = there.get(kind, 0.0)
-            if wanted * self.workers > found:
-                fitting = int(found // wanted)
-                share = 0 if kind == "GPU" else found / self.workers
-                mend = f"workers={fitting}" if fitting else f"{kind.lower()}s_per_worker={share:.3g}"
-                raise UserError(
-                    f"{name}.run.workers={self.workers}: {self.workers} ranks need {wanted * self.workers:g} {kind}s, the cluster has "
-                    f"{found:g}; set {name}.run.{mend}, or add nodes"
-                )
+    def fitting(self, nodes: Iterable[Mapping[str, float]]) -> int:
+        """How many of the ranks can be placed, each whole on one node. A node is what it has, as Ray names it."""
+
+        def on(node: Mapping[str, float]) -> int:
+            # three ranks of 0.1 fit into 0.3, whatever a float makes of it
+            return int(min(self.workers, *(node.get(kind, 0.0) / wanted + 1e-6 for kind, wanted in self.resources.items())))
+
+        return min(self.workers, sum(map(on, nodes)))
+
+    def require_room(self, name: str, *nodes: Mapping[str, float]) -> None:
+        """Raise UserError where the ranks could never all be placed on these nodes: Ray would wait for ever. A cluster of which only the
+        total is known counts as one node."""
+        fitting = self.fitting(nodes)
+        if fitting == self.workers:
+            return
+        wanted = self.resources
+        total = {kind: sum(node.get(kind, 0.0) for node in nodes) for kind in wanted}
+        if self.fitting([total]) == fitting:
+            kind = min(wanted, key=lambda kind: total[kind] / wanted[kind])
+            reason = f"{self.workers} ranks need {wanted[kind] * self.workers:g} {kind}s, the cluster has {total[kind]:g}"
+        else:
+            each = " and ".join(f"{amount:g} {kind}s" for kind, amount in wanted.items())
+            reason = f"each rank needs {each} on one node, the cluster's {len(nodes)} nodes have room for {fitting} ranks"
+        if fitting:
+            mend = f"workers={fitting}"
+        elif not total.get("GPU", 1):
+            mend = "gpus_per_worker=0"
+        else:
+            cpus = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= self.gpus_per_worker]
+            share = max(cpus) / math.ceil(self.workers / cpus.count(max(cpus)))
+            mend = f"cpus_per_worker={math.floor(1000 * share) / 1000:g}"
+        raise UserError(f"{name}.run.workers={self.workers}: {reason}; set {name}.run.{mend}, or add nodes")
 
 
 class Stopped(Exception):
@@ -159,6 +179,11 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
         raise UserError(f"{name}.run.offload=parameters: only ZeRO 3 shards them; set {name}.run.zero=3, or {name}.run.offload=optimizer")
     if run.compile and run.zero == 3:
         raise UserError(f"{name}.run.compile=true: ZeRO 3 gathers weights in hooks that a compiled layer skips; set {name}.run.zero=2")
+    if run.workers and run.threads > max(1, run.cpus_per_worker):
+        raise UserError(
+            f"{name}.run.threads={run.threads}: more than the {run.cpus_per_worker:g} CPUs of a rank, for which ranks would fight; "
+            f"set {name}.run.cpus_per_worker={run.threads}, or {name}.run.threads={max(1, int(run.cpus_per_worker))}"
+        )
     for package, wanted in (("tensorboard", run.tensorboard), ("wandb", run.wandb)):
         if wanted and find_spec(package) is None:
             raise UserError(f'{name}.run.{package}: it is not installed; pip install "crawl2chat[{package}]"')
@@ -171,9 +196,10 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
 def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
     """The whole configuration; every choice DeepSpeed would make by default and that matters is made here."""
     zero: dict[str, Any] = {"stage": run.zero}
-    if run.zero and run.offload == "none" and not run.gpus_per_worker:
-        # no memory to be fragmented, no collective that runs beside: only copies
-        zero |= {"contiguous_gradients": False, "overlap_comm": False}
+    if run.zero:
+        # on a CPU there is no memory to be fragmented and no collective that runs beside: only copies
+        bare_cpu = run.offload == "none" and not run.gpus_per_worker
+        zero |= {"contiguous_gradients": not bare_cpu, "overlap_comm": run.zero == 3 and not bare_cpu}
     if run.zero == 3 and run.world_size == 1 and run.offload != "parameters":
         zero["memory_efficient_linear"] = False  # torch's own would hold gathered weights until the backward pass: here none are
     if run.offload != "none":

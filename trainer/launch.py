@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 IDLE_CALLBACKS = ("PlacementGroupCleanerCallback", "DatasetsCallback", "ControllerMetricsCallback", "WorkerMetricsCallback")
 # what gloo and NCCL say on the ranks that are left, and CUDA on one whose GPU has failed
 RANK_LOST = ("Connection closed by peer", "Connection reset by peer", "Connection refused", "Timed out waiting", "NCCL", "CUDA error")
-ASSERTED = "device-side assert"  # a CUDA error that is a mistake in data or code
+# what the same libraries say that a restart would only meet again: mistakes in data or code, and machines that do not suit
+LASTING = (
+    "device-side assert", "invalid argument", "invalid usage", "invalid device ordinal", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED",
+    "no kernel image is available", "driver version is insufficient", "no GPUs found", "NCCL built in",
+)  # fmt: skip
 COLLECTIVE_TIMEOUT_S = 2 * 3600  # rank 0 hashes a whole checkpoint while the others wait
 
 
@@ -136,7 +140,7 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how long Ray takes to see that the ranks are done
     run = training.run
     gpu = run.gpus_per_worker > 0
-    run.require_room(training.progress.stage, ray.cluster_resources())
+    run.require_room(training.progress.stage, *(node["Resources"] for node in ray.nodes() if node["Alive"]))
     failures = 0
     while True:
         # Ray's own snapshots are of no use here: they live and go with this launch
@@ -210,4 +214,5 @@ def lost(error: Exception) -> bool:
     from_ray = type(error).__module__.startswith("ray.")
     if from_ray or isinstance(error, ConnectionError):
         return True
-    return ASSERTED not in str(error) and any(mark in str(error) for mark in RANK_LOST)
+    said = str(error)
+    return any(mark in said for mark in RANK_LOST) and not any(mark in said for mark in LASTING)

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -91,6 +92,33 @@ def test_more_ranks_than_the_cluster_can_hold_are_refused_with_the_number_it_can
     there = int(ray.cluster_resources()["CPU"])
     with pytest.raises(UserError, match=rf"{there + 1} ranks need {there + 1} CPUs.*run\.workers={there}"):
         TrainRun(workers=there + 1).require_room("pretrain", ray.cluster_resources())
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (1, "nccl")])
+def test_ranks_wait_for_each_other_as_long_as_a_checkpoint_takes_on_any_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, backend: str
+) -> None:
+    import ray.train.torch
+
+    told: list[Any] = []
+
+    class Recorder:
+        """Stands in for Ray Train, which would look for GPUs."""
+
+        def __init__(self, *_: Any, torch_config: Any, **settings: Any) -> None:
+            told.append(torch_config)
+
+        def fit(self) -> Any:
+            return SimpleNamespace(return_value={})
+
+    two = [{"Alive": alive, "Resources": {"CPU": 1.0, "GPU": 1.0}} for alive in (True, True, False)]
+    monkeypatch.setattr(ray, "nodes", lambda: two)
+    monkeypatch.setattr(ray.train.torch, "TorchTrainer", Recorder)
+    asked = training(tmp_path, pretraining(tmp_path), "told")
+    train_on_ray(replace(asked, run=replace(asked.run, gpus_per_worker=gpus)), "told")
+    assert [(config.backend, config.timeout_s) for config in told] == [(backend, 7200)]
+    with pytest.raises(UserError, match=r"3 ranks need 3 CPUs, the cluster has 2; set test\.run\.workers=2"):
+        train_on_ray(replace(asked, run=replace(asked.run, workers=3)), "told")
 
 
 @dataclass

@@ -12,16 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from deepspeed.utils import z3_leaf_module
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
 import trainer.engine
 from pipeline.stage import UserError
-from tests.trainer.worlds import alone, pretraining, tiny, training
+from tests.trainer.worlds import TINY, VOCABULARY, alone, pretraining, tiny, training
 from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, flattened, preflight
 from trainer.launch import lost
 from trainer.loop import Scored
+from trainer.model.transformer import Transformer
 from trainer.stages.pretraining import PretrainParams, check_pretraining
 from trainer.stages.tuning import GrpoParams, check_reinforcement
 from trainer.tasks.task import Place
@@ -87,6 +89,8 @@ GPU: dict[str, Any] = {"gpus_per_worker": 1}
         ("fp32", {"zero": 0, "offload": "optimizer"}, r"sft\.run\.offload=optimizer: .*; set sft\.run\.zero to 1, 2 or 3"),
         ("fp32", {"zero": 2, "offload": "parameters"}, r"offload=parameters: .*set sft\.run\.zero=3, or sft\.run\.offload=optimizer"),
         ("fp32", {"zero": 3, "compile": True}, r"sft\.run\.compile=true: .*; set sft\.run\.zero=2"),
+        ("fp32", {"threads": 4}, r"sft\.run\.threads=4: more than the 1 CPUs .*; set sft\.run\.cpus_per_worker=4, or sft\.run\.threads=1$"),
+        ("fp32", {"threads": 3, "cpus_per_worker": 2.5}, r"threads=3: .*; set sft\.run\.cpus_per_worker=3, or sft\.run\.threads=2$"),
     ],
 )  # fmt: skip
 def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend(precision: Any, run: dict[str, Any], words: str) -> None:
@@ -111,11 +115,50 @@ def test_ranks_that_could_never_be_placed_are_refused_with_the_mend(there: dict[
 
 
 @pytest.mark.parametrize(
+    ("run", "nodes", "words"),
+    [
+        ({"workers": 1, "cpus_per_worker": 4.0}, [(2, 0), (2, 0)],
+         r"each rank needs 4 CPUs on one node, the cluster's 2 nodes have room for 0 ranks; set sft\.run\.cpus_per_worker=2, or add nodes"),
+        ({"workers": 5, "cpus_per_worker": 4.0}, [(2, 0), (2, 0), (1, 0)], r"cpus_per_worker=0\.666"),
+        ({"workers": 2, "cpus_per_worker": 2.0}, [(3, 0), (1, 0)], r"workers=2: .* room for 1 ranks; set sft\.run\.workers=1, or add"),
+        ({"workers": 2, "cpus_per_worker": 2.0, **GPU}, [(1, 2), (8, 0)], r"needs 2 CPUs and 1 GPUs on.*\.cpus_per_worker=0\.5"),
+        ({"workers": 3, **GPU}, [(8, 1), (8, 1)], r"3 ranks need 3 GPUs, the cluster has 2; set sft\.run\.workers=2"),
+    ],
+)  # fmt: skip
+def test_a_rank_that_fits_on_no_single_node_is_refused_with_a_mend_that_serves(
+    run: dict[str, Any], nodes: list[tuple[float, float]], words: str
+) -> None:
+    there = [{"CPU": float(cpus), "GPU": float(gpus)} for cpus, gpus in nodes]
+    with pytest.raises(UserError, match=words) as refused:
+        TrainRun(**run).require_room("sft", *there)
+    key, value = str(refused.value).split("; set sft.run.")[1].split(",")[0].split("=")
+    TrainRun(**run | {key: type(getattr(TrainRun(), key))(value)}).require_room("sft", *there)
+
+
+def test_ranks_that_fit_are_counted_node_by_node_and_to_the_last_share() -> None:
+    TrainRun(workers=3, cpus_per_worker=2.0).require_room("sft", {"CPU": 5.0}, {"CPU": 2.0}, {})
+    TrainRun(workers=3, cpus_per_worker=0.1).require_room("sft", {"CPU": 0.3})
+    TrainRun(workers=2, **GPU).require_room("sft", {"CPU": 2.0, "GPU": math.inf})
+
+
+@pytest.mark.parametrize(
     ("error", "gone"),
     [
         (RuntimeError("[gloo/transport/tcp/pair.cc:554] Connection closed by peer"), True),
         (RuntimeError("CUDA error: uncorrectable ECC error encountered"), True),
+        (RuntimeError("NCCL error in: NCCLUtils.cpp:93, remote process exited or there was a network error, NCCL version 2.28.9"), True),
+        (RuntimeError("NCCL error in: NCCLUtils.cpp:93, unhandled system error (run with NCCL_DEBUG=INFO for details)"), True),
         (RuntimeError("CUDA error: device-side assert triggered"), False),
+        (RuntimeError("CUDA error: no kernel image is available for execution on the device"), False),
+        (RuntimeError("CUDA error: invalid device ordinal"), False),
+        (RuntimeError("CUDA error: invalid argument"), False),
+        (RuntimeError("CUDA error: out of memory"), False),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), False),
+        (RuntimeError("CUDA error: CUDA driver version is insufficient for CUDA runtime version"), False),
+        (RuntimeError("NCCL error in: NCCLUtils.cpp:93, invalid usage (run with NCCL_DEBUG=WARN for details), NCCL version 2.28.9"), False),
+        (RuntimeError("NCCL error in: NCCLUtils.cpp:93, unhandled cuda error\nLast error:\nCuda failure 2 'out of memory'"), False),
+        (ValueError("ProcessGroupNCCL is only supported with GPUs, no GPUs found!"), False),
+        (RuntimeError("Distributed package doesn't have NCCL built in"), False),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), False),
         (ValueError("a mistake"), False),
     ],
@@ -160,6 +203,15 @@ def test_products_that_hold_no_gathered_weights_are_deepspeeds_only_where_weight
     monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
     alone(lambda: Engine(tiny(), Optimization(), TrainRun(workers=workers, zero=3, offload=offload), 1))
     assert (torch.nn.functional.linear is torch._C._nn.linear) == own
+
+
+@pytest.mark.parametrize(
+    "kind", [{}, {"architecture": "qwen3_moe", "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}]
+)
+def test_at_zero_3_a_layer_is_gathered_as_a_whole_whichever_experts_run(kind: dict[str, Any]) -> None:
+    model = Transformer(replace(TINY, **kind).resolved(VOCABULARY), seed=1)
+    alone(lambda: Engine(model, Optimization(), TrainRun(zero=3), 1))
+    assert len(model.model.layers) == 2 and all(map(z3_leaf_module, model.model.layers))
 
 
 def test_tensors_side_by_side_are_one_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +276,9 @@ def test_draws_on_gpus_that_are_to_be_deterministic_are_refused() -> None:
 
 
 def test_what_is_sound_is_not_refused() -> None:
-    for precision, run in (("bf16", {"zero": 2}), ("fp16", {"zero": 1, **GPU}), ("fp32", {"zero": 3, "offload": "parameters"})):
+    threaded: list[dict[str, Any]] = [{"threads": 2, "cpus_per_worker": 2.0}, {"cpus_per_worker": 0.5}, {"workers": 0, "threads": 2}]
+    runs = [("bf16", {"zero": 2}), ("fp16", {"zero": 1, **GPU}), ("fp32", {"zero": 3, "offload": "parameters"})]
+    for precision, run in [*runs, *(("fp32", run) for run in threaded)]:
         preflight("sft", Optimization(precision=precision), TrainRun(**run))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="betas"):
         Optimization(betas=(0.9, 1.0))
