@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from typing import Any
 from pipeline import storage
 from pipeline.files import hashed
 from pipeline.lease import Fence
+
+NAME = re.compile(r"(step-(?P<step>[0-9]+)|scratch)\.(?P<fingerprint>[^.]+)\.(?P<epoch>[0-9]+)")
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Trajectory:
 
     With `alone`, a driver reads only what it has written itself: a forced training begins anew. `directory` holds
     `step-<N>.<fingerprint>.<epoch>/…  COMPLETE`, the latter listing every file with its sha256, and in its last line its own.
+    Folders of other names are nobody's: they are neither read nor removed.
     """
 
     directory: str
@@ -51,20 +55,25 @@ class Trajectory:
 
     def complete(self, tell: Callable[[str], None] = lambda damage: None) -> Iterator[Checkpoint]:
         """Every checkpoint that has its COMPLETE record, newest step first; files not yet verified. `tell` hears of records that
-        cannot be read."""
+        cannot be read or are another step's, and of folders that are only called like a checkpoint."""
         found = []
-        for name in storage.names(self.directory):
-            readable = name.startswith("step-") and (not self.alone or name.endswith(f".{self.fingerprint}.{self.fence.epoch}"))
-            sealed = storage.read(Path(self.directory, name, "COMPLETE")) if readable else None
+        for name in storage.folders(self.directory):
+            match = NAME.fullmatch(name)
+            if match is None and name.startswith("step-"):
+                tell(f"{Path(self.directory, name)}: not the name of a checkpoint; it is left alone")
+            if match is None or not match["step"] or (self.alone and not name.endswith(f".{self.fingerprint}.{self.fence.epoch}")):
+                continue
+            sealed = storage.read(Path(self.directory, name, "COMPLETE"))
             if sealed is not None:
-                step, fingerprint, epoch = name[5:].split(".")
-                found.append((int(step), int(epoch), fingerprint, name, sealed))
+                found.append((int(match["step"]), int(match["epoch"]), match["fingerprint"], name, sealed))
         for number, _, _, name, sealed in sorted(found, reverse=True):
-            record = _opened(sealed)
+            folder, record = Path(self.directory, name), _opened(sealed)
             if record is None:
-                tell(f"{Path(self.directory, name, 'COMPLETE')}: not the record that was written")
+                tell(f"{folder / 'COMPLETE'}: not the record that was written")
+            elif record["step"] != number:
+                tell(f"{folder / 'COMPLETE'}: the record of step {record['step']}; give the folder back the name it was saved under")
             else:
-                yield Checkpoint(number, str(Path(self.directory, name)), record["facts"])
+                yield Checkpoint(number, str(folder), record["facts"])
 
     def damage(self, checkpoint: Checkpoint) -> str | None:
         """What is wrong with a checkpoint's files, or None when all are as COMPLETE says."""
@@ -79,6 +88,11 @@ class Trajectory:
         for name, path in paths.items():
             if not path.is_file() or path.stat().st_size != files[name][0]:
                 return f"{path}: missing or not the file that was saved"
+        known = {*paths.values(), Path(checkpoint.directory, "COMPLETE")}
+        for path in storage.walk(checkpoint.directory):
+            # hidden ones are nobody's: a crash may leave the record's temporary file, a desktop its `.DS_Store`
+            if path not in known and not path.name.startswith("."):
+                return f"{path}: not listed in COMPLETE; remove it"
         for file in hashed(paths):
             if file.sha256 != files[file.name][1]:
                 return f"{file.path}: missing or not the file that was saved"
@@ -112,11 +126,10 @@ class Trajectory:
 
     def sweep(self) -> None:
         """Remove what older epochs of this fingerprint left unfinished."""
-        for name in storage.names(self.directory):
-            step, _, rest = name.partition(".")
-            fingerprint, _, epoch = rest.partition(".")
+        for name in storage.folders(self.directory):
+            match = NAME.fullmatch(name)
             folder = Path(self.directory, name)
-            older = (step.startswith("step-") or step == "scratch") and fingerprint == self.fingerprint and int(epoch) < self.fence.epoch
+            older = match is not None and match["fingerprint"] == self.fingerprint and int(match["epoch"]) < self.fence.epoch
             if older and not (folder / "COMPLETE").exists():
                 self._remove(folder)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -94,6 +95,64 @@ def test_a_record_that_was_edited_is_passed_over_by_name(tmp_path: Path, old: st
     assert found is not None and found.step == 5
     assert told == [f"{damaged}/COMPLETE: not the record that was written"]
     save(one, 15)
+
+
+@pytest.mark.parametrize("name", ["step-10.aa.1.bak", "step-10-old", "step-x.aa.1"])
+def test_a_folder_only_called_like_a_checkpoint_is_told_once_and_left_alone(tmp_path: Path, name: str) -> None:
+    one = trajectory(tmp_path)
+    save(one, 5)
+    saved = save(one, 10)
+    copy = saved.with_name(name)
+    shutil.copytree(saved, copy)
+    unfinished = saved.with_name("scratch.aa.1.bak")
+    unfinished.mkdir()
+    told: list[str] = []
+    found = one.latest(tell=told.append)
+    assert found is not None and found.directory == str(saved)
+    assert told == [f"{copy}: not the name of a checkpoint; it is left alone"]
+    save(one, 15)
+    (copy / "COMPLETE").unlink()
+    trajectory(tmp_path, epoch=2).sweep()
+    assert (copy / "rank" / "state.bin").exists() and unfinished.exists()
+
+
+def test_a_copy_under_another_steps_name_is_passed_over_and_no_other_gives_way_to_it(tmp_path: Path) -> None:
+    one = trajectory(tmp_path)
+    save(one, 5)
+    saved = save(one, 10)
+    copy = saved.with_name("step-20.aa.1")
+    shutil.copytree(saved, copy)
+    told: list[str] = []
+    found = one.latest(tell=told.append)
+    assert found is not None and found.directory == str(saved)
+    assert told == [f"{copy}/COMPLETE: the record of step 10; give the folder back the name it was saved under"]
+    save(one, 30)
+    assert [checkpoint.step for checkpoint in one.complete()] == [30, 10] and copy.exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "rank/notes.txt", "rank/COMPLETE"])
+def test_a_checkpoint_with_a_file_that_was_not_saved_gives_way_by_name(tmp_path: Path, name: str) -> None:
+    one = trajectory(tmp_path)
+    save(one, 5)
+    damaged = save(one, 10)
+    (damaged / name).write_text("of another hand")
+    told: list[str] = []
+    found = one.latest(tell=told.append)
+    assert found is not None and found.step == 5
+    assert told == [f"{damaged / name}: not listed in COMPLETE; remove it"]
+
+
+def test_what_a_crash_leaves_beside_the_record_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cut(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    one = trajectory(tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("os.unlink", cut)
+        save(one, 10)
+    [left] = Path(one.begin(10)).glob(".COMPLETE.*.tmp")
+    found = one.latest()
+    assert left.exists() and found is not None and found.step == 10
 
 
 def test_a_driver_that_lost_its_lease_completes_nothing(tmp_path: Path) -> None:
