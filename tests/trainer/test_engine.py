@@ -136,9 +136,13 @@ def test_a_rank_that_fits_on_no_single_node_is_refused_with_a_mend_that_serves(
 
 
 def test_ranks_that_fit_are_counted_node_by_node_and_to_the_last_share() -> None:
-    TrainRun(workers=3, cpus_per_worker=2.0).require_room("sft", {"CPU": 5.0}, {"CPU": 2.0}, {})
-    TrainRun(workers=3, cpus_per_worker=0.1).require_room("sft", {"CPU": 0.3})
-    TrainRun(workers=2, **GPU).require_room("sft", {"CPU": 2.0, "GPU": math.inf})
+    for run, nodes in (
+        (TrainRun(workers=3, cpus_per_worker=2.0), [{"CPU": 5.0}, {"CPU": 2.0}, {}]),
+        (TrainRun(workers=3, cpus_per_worker=0.1), [{"CPU": 0.3}]),
+        (TrainRun(workers=2, **GPU), [{"CPU": 2.0, "GPU": math.inf}]),
+    ):
+        assert run.fitting(nodes) == run.workers
+        run.require_room("sft", *nodes)
 
 
 @pytest.mark.parametrize(
