@@ -188,7 +188,8 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     from pipeline.stage import MapRun
 
     run: MapRun = ctx.run if isinstance(ctx.run, MapRun) else MapRun()  # a stage whose own work is something else maps as others do
-    run.require_room(ctx.name, ray.cluster_resources())
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    run.require_room(ctx.name, *nodes)
     remote = ray.remote(compute).options
     options: dict[str, Any] = {
         "name": ctx.name,
@@ -202,7 +203,7 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     limit = run.in_flight or max(2, 2 * int(ctx.cpus))
     waiting = iter(tasks.items())
     running: dict[Any, str] = {}
-    double = _double_memory(run, [node["Resources"] for node in ray.nodes() if node["Alive"]])
+    double = _double_memory(run, nodes)
     doubled: set[str] = set()
     checked = time.monotonic()
     while True:

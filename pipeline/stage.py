@@ -59,13 +59,17 @@ class MapRun:
     retries: Annotated[int, Meta(ge=0, description="new tries after a lost worker or an OSError that may pass")] = 3
     error_budget: Annotated[float, Meta(ge=0, le=1, description="share of records that may be errored")] = 0.05
 
-    def require_room(self, name: str, there: Mapping[str, float]) -> None:
-        """Raise UserError where a shard's task could never be placed with the resources that are there, as Ray names them: it would
+    def require_room(self, name: str, *nodes: Mapping[str, float]) -> None:
+        """Raise UserError where a shard's task could never be placed on one of these nodes, each what it has, as Ray names it: it would
         wait for ever."""
         wanted = {"cpus": (self.cpus, "CPU", 1), "gpus": (self.gpus, "GPU", 1), "memory_gb": (self.memory_gb, "memory", 2**30)}
+        fitting = list(nodes)
         for key, (amount, kind, unit) in wanted.items():
-            if amount > (most := there.get(kind, 0) / unit):
-                raise UserError(f"{name}.run.{key}={amount:g}: the whole cluster has {most:.4g}; set at most that, or add nodes")
+            there = [node.get(kind, 0.0) / unit for node in fitting]
+            fitting = [node for node, most in zip(fitting, there, strict=True) if most >= amount]
+            if not fitting:
+                most = max(there, default=0.0)
+                raise UserError(f"{name}.run.{key}={amount:g}: the largest node for it has {most:.4g}; set at most that, or add nodes")
 
 
 @dataclass(frozen=True)
@@ -348,7 +352,7 @@ def stage(
 ) -> Callable[[Callable[[StageContext, Any], Metrics]], Stage]:
     """Declare a stage.
 
-    run         frozen dataclass of the settings that never change the output; a method `require_room(name, resources)` of it, if there is
+    run         frozen dataclass of the settings that never change the output; a method `require_room(name, *nodes)` of it, if there is
                 one, refuses before anything starts what the cluster has no room for
     version     raise it when the same params must give another output
     reads       role of the document stage it reads: its records in must equal what that input kept

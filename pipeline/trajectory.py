@@ -90,7 +90,7 @@ class Trajectory:
                 return f"{path}: missing or not the file that was saved"
         known = {*paths.values(), Path(checkpoint.directory, "COMPLETE")}
         for path in storage.walk(checkpoint.directory):
-            # hidden ones are nobody's: a crash may leave the record's temporary file, a desktop its `.DS_Store`
+            # hidden ones are nobody's: a desktop leaves its `.DS_Store`
             if path not in known and not path.name.startswith("."):
                 return f"{path}: not listed in COMPLETE; remove it"
         for file in hashed(paths):
@@ -111,13 +111,14 @@ class Trajectory:
         an earlier launch has come further with what this one could not read.
         """
         folder = self._own(step)
-        paths = {path.relative_to(folder).as_posix(): path for path in storage.walk(folder)}
+        complete = folder / "COMPLETE"  # there already if this launch has come here before, to what was damaged then
+        paths = {path.relative_to(folder).as_posix(): path for path in storage.walk(folder) if path != complete}
         for path in paths.values():
             storage.sync_file(path)
         files = {file.name: [file.bytes, file.sha256] for file in hashed(paths)}
         self.fence.check()
         record = {"step": step, "facts": dict(facts), "files": files}
-        storage.create(folder / "COMPLETE", _sealed(record))
+        storage.put(complete, _sealed(record))
         storage.sync_directory(self.directory)
         own = [checkpoint for checkpoint in self.complete() if f".{self.fingerprint}." in os.path.basename(checkpoint.directory)]
         for checkpoint in [checkpoint for checkpoint in own if checkpoint.step <= step][last:]:

@@ -149,15 +149,18 @@ class TrainRun:
         else:
             each = " and ".join(f"{amount:g} {kind}s" for kind, amount in wanted.items())
             reason = f"each rank needs {each} on one node, the cluster's {len(nodes)} nodes have room for {fitting} ranks"
+        cpus = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= self.gpus_per_worker]
+        mend = f"set {name}.run."
         if fitting:
-            mend = f"workers={fitting}"
+            mend += f"workers={fitting}, or add nodes"
         elif not total.get("GPU", 1):
-            mend = "gpus_per_worker=0"
-        else:
-            cpus = [node.get("CPU", 0.0) for node in nodes if node.get("GPU", 0.0) >= self.gpus_per_worker]
+            mend += "gpus_per_worker=0, or add nodes"
+        elif any(cpus):
             share = max(cpus) / math.ceil(self.workers / cpus.count(max(cpus)))
-            mend = f"cpus_per_worker={math.floor(1000 * share) / 1000:g}"
-        raise UserError(f"{name}.run.workers={self.workers}: {reason}; set {name}.run.{mend}, or add nodes")
+            mend += f"cpus_per_worker={math.floor(1000 * share) / 1000:g}, or add nodes"
+        else:
+            mend = "add nodes that have both" if self.gpus_per_worker else "add nodes that have some"
+        raise UserError(f"{name}.run.workers={self.workers}: {reason}; {mend}")
 
 
 class Stopped(Exception):

@@ -105,6 +105,7 @@ def test_what_deepspeed_would_refuse_late_is_refused_early_with_the_mend(precisi
         ({"CPU": 8.0}, r"run\.workers=4: 4 ranks need 4 GPUs, the cluster has 0; set sft\.run\.gpus_per_worker=0, or add nodes"),
         ({"CPU": 2.0, "GPU": 4.0}, r"run\.workers=4: 4 ranks need 4 CPUs, the cluster has 2; set sft\.run\.workers=2, or add nodes"),
         ({"CPU": 0.5, "GPU": 4.0}, r"the cluster has 0\.5; set sft\.run\.cpus_per_worker=0\.125, or add nodes"),
+        ({"GPU": 4.0}, r"4 ranks need 4 CPUs, the cluster has 0; add nodes that have both$"),
     ],
 )
 def test_ranks_that_could_never_be_placed_are_refused_with_the_mend(there: dict[str, float], mend: str) -> None:
