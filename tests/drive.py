@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+LIMIT_S = 600
 COMMANDS = {"run", "plan", "why", "status", "ls", "verify", "gc", "chat", "explain"}
 
 
@@ -54,7 +55,12 @@ class Toy:
 
     def run(self, *arguments: str, expect: int | None = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*arguments, **environment)
-        out, err = process.communicate(timeout=300)
+        try:
+            out, err = process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            process.terminate()  # it and its Ray would slow all tests after this one
+            out, err = process.communicate(timeout=LIMIT_S)
+            raise AssertionError(f"{self.command(*arguments)}\nstill running after {LIMIT_S} s\n{out}\n{err}") from None
         if expect is not None:
             assert process.returncode == expect, f"{self.command(*arguments)}\nexit {process.returncode}\n{out}\n{err}"
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.drive import Toy, run_with_kills
+from tests.drive import LIMIT_S, Toy, run_with_kills
 
 Published = dict[str, list[tuple[str, str]]]
 ALONE = [f"{stage}.run.workers=0" for stage in ("pretrain", "sft", "dpo", "grpo")]
@@ -87,7 +87,7 @@ def test_a_request_to_end_leaves_a_checkpoint_from_which_the_same_command_goes_o
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     process.terminate()
-    _, error = process.communicate(timeout=120)
+    _, error = process.communicate(timeout=LIMIT_S)
     assert process.returncode == 143 and "to go on: crawl2chat" in error
     [complete] = asked.root.glob("store/pretrain/trajectories/*/step-*/COMPLETE")
     step = int(complete.parent.name.partition(".")[0].removeprefix("step-"))
@@ -110,7 +110,7 @@ def crash_at(toy: Toy, k: int, *arguments: str) -> bool:
         CRAWL2CHAT_CRASH_UNDER="/trajectories/",
     )
     driver.write_text(str(process.pid))
-    _, error = process.communicate(timeout=300)
+    _, error = process.communicate(timeout=LIMIT_S)
     assert process.returncode in (0, -9), error
     return process.returncode == -9
 
