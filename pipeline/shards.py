@@ -203,7 +203,7 @@ def _computed(ctx: StageContext, tasks: Mapping[str, ShardTask]) -> Iterator[tup
     limit = run.in_flight or max(2, 2 * int(ctx.cpus))
     waiting = iter(tasks.items())
     running: dict[Any, str] = {}
-    double = _double_memory(run, nodes)
+    double = _double_memory(run, [node for node in nodes if run.fits(node)])
     doubled: set[str] = set()
     checked = time.monotonic()
     while True:

@@ -62,14 +62,21 @@ class MapRun:
     def require_room(self, name: str, *nodes: Mapping[str, float]) -> None:
         """Raise UserError where a shard's task could never be placed on one of these nodes, each what it has, as Ray names it: it would
         wait for ever."""
-        wanted = {"cpus": (self.cpus, "CPU", 1), "gpus": (self.gpus, "GPU", 1), "memory_gb": (self.memory_gb, "memory", 2**30)}
-        fitting = list(nodes)
-        for key, (amount, kind, unit) in wanted.items():
-            there = [node.get(kind, 0.0) / unit for node in fitting]
-            fitting = [node for node, most in zip(fitting, there, strict=True) if most >= amount]
-            if not fitting:
-                most = max(there, default=0.0)
-                raise UserError(f"{name}.run.{key}={amount:g}: the largest node for it has {most:.4g}; set at most that, or add nodes")
+        if any(map(self.fits, nodes)):
+            return
+        for key, (amount, kind, unit) in self._wanted.items():
+            if amount > (most := max((node.get(kind, 0.0) / unit for node in nodes), default=0.0)):
+                raise UserError(f"{name}.run.{key}={amount:g}: the largest node has {most:.4g}; set at most that, or add nodes")
+        wanted = " and ".join(f"{key}={amount:g}" for key, (amount, _, _) in self._wanted.items() if amount)
+        raise UserError(f"{name}.run: no single node has {wanted}; lower one of them, or add nodes")
+
+    def fits(self, node: Mapping[str, float]) -> bool:
+        """Whether a shard's task can be placed on a node that has this."""
+        return all(amount <= node.get(kind, 0.0) / unit for amount, kind, unit in self._wanted.values())
+
+    @property
+    def _wanted(self) -> dict[str, tuple[float, str, int]]:
+        return {"cpus": (self.cpus, "CPU", 1), "gpus": (self.gpus, "GPU", 1), "memory_gb": (self.memory_gb, "memory", 2**30)}
 
 
 @dataclass(frozen=True)

@@ -99,9 +99,12 @@ class Trajectory:
         return None
 
     def begin(self, step: int) -> str:
-        """The private folder for this step's files, made if need be; the same for all ranks of this launch."""
+        """The private folder for this step's files, made if need be; the same for all ranks of this launch. If it comes here again, as
+        what it had saved was damaged, that is no checkpoint from now on."""
         folder = self._own(step)
         folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "COMPLETE").exists():
+            storage.delete(folder / "COMPLETE")
         return str(folder)
 
     def commit(self, step: int, facts: Mapping[str, Any], last: int = 2, keep: Sequence[int] = ()) -> None:
@@ -111,14 +114,13 @@ class Trajectory:
         an earlier launch has come further with what this one could not read.
         """
         folder = self._own(step)
-        complete = folder / "COMPLETE"  # there already if this launch has come here before, to what was damaged then
-        paths = {path.relative_to(folder).as_posix(): path for path in storage.walk(folder) if path != complete}
+        paths = {path.relative_to(folder).as_posix(): path for path in storage.walk(folder) if not path.name.startswith(".")}
         for path in paths.values():
             storage.sync_file(path)
         files = {file.name: [file.bytes, file.sha256] for file in hashed(paths)}
         self.fence.check()
         record = {"step": step, "facts": dict(facts), "files": files}
-        storage.put(complete, _sealed(record))
+        storage.create(folder / "COMPLETE", _sealed(record))
         storage.sync_directory(self.directory)
         own = [checkpoint for checkpoint in self.complete() if f".{self.fingerprint}." in os.path.basename(checkpoint.directory)]
         for checkpoint in [checkpoint for checkpoint in own if checkpoint.step <= step][last:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -59,7 +60,10 @@ class Toy:
             out, err = process.communicate(timeout=LIMIT_S)
         except subprocess.TimeoutExpired:
             process.terminate()  # it and its Ray would slow all tests after this one
-            out, err = process.communicate(timeout=LIMIT_S)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=30)
+            process.kill()
+            out, err = process.communicate()
             raise AssertionError(f"{self.command(*arguments)}\nstill running after {LIMIT_S} s\n{out}\n{err}") from None
         if expect is not None:
             assert process.returncode == expect, f"{self.command(*arguments)}\nexit {process.returncode}\n{out}\n{err}"

@@ -251,24 +251,31 @@ def memory_per_device(
 ) -> Memory:
     """Memory of one rank at the top of a step over micro-batches of `tokens`, with this project's engine.
 
-    16-bit gradients are added up in fp32: at stage 1 whole beside them, at stages 2 and 3 this rank's part alone. Stages 1 to 3 keep
+    16-bit gradients are added up in fp32: at stage 1 all, at stages 2 and 3 this rank's part alone. Stages 1 to 3 keep
     an fp32 copy of the weights in fp32 too. Offloading the optimizer moves its states to the host, which holds this rank's part of the
     gradients in fp32 as well, as the optimizer reads them; at stage 3, and in fp32 at 2, they are added up there, in 16 bits at stage 2
     on the device. Offloading the parameters moves the weights as well at stage 3; at stage 0 there is nothing to move. A checkpoint is
     written from a copy, of which rank 0's has the weights as well; at stage 3 they are the optimizer's.
     """
     exact, width = count_parameters(config).exact, width_of(precision)
-    gradient = 4 if precision == "fp32" or zero >= 2 else 6
+    # bf16 has an optimizer of its own in DeepSpeed below stage 2, unless that is offloaded: it keeps gradients beside their sums
+    beside = zero == 0 or (zero == 1 and precision == "bf16" and offload == "none")
+    gradient = 6 if precision != "fp32" and beside else 4
     optimizer = 8 if precision == "fp32" and zero == 0 else 12
     weights, gradients, states = state_bytes(exact, zero, world, weight=width, gradient=gradient, optimizer=optimizer)
     bucket = min(exact, REDUCE_BUCKET)
     sent = buffers = bucket * (2 if precision == "fp16" else 4)  # bf16 in fp32
     contiguous = offload != "none" or device != "cpu"
-    if precision == "fp32" and (zero == 2 or (contiguous and zero == 1)):
-        buffers = max(sent, 4 * exact // world)  # or this rank's part of them, before it is added to those of other micro-batches
-    if zero == 2:
-        # where they wait before: as they came, and in 16 bits gathered beside that
-        buffers += bucket * width * (2 if contiguous and precision != "fp32" else 1)
+    own = 4 * exact // world  # this rank's part of the gradients, in fp32
+    apart = precision == "fp32" and offload == "none" and device != "cpu"  # what has come back, until it is added to other micro-batches'
+    if zero == 1 and apart:
+        buffers = max(sent, own)
+    elif zero == 1 and precision != "fp32" and not beside:
+        buffers += own + (4 * bucket if precision == "fp16" else 0)  # gathered in fp32
+    elif zero == 2:
+        buffers += bucket * width * (2 if precision == "bf16" else 1)  # where they wait before, and in bf16 are flattened beside that
+        if apart and exact > bucket:
+            buffers += own  # of the buckets before
     if zero == 3:
         # until a copy of them is sent they wait: gathered, as they are sent; or as they came, to be converted then
         buffers += sent if contiguous else bucket * width + (sent if precision == "bf16" else 0)
@@ -278,7 +285,7 @@ def memory_per_device(
     copied = states if zero == 3 else states + weights
     host = 0
     if offload != "none" and zero:
-        host, states = states + 4 * exact // world, 0
+        host, states = states + own, 0
         if zero < 3:
             host += width * exact // world  # the new weights on their way back
         if zero == 3 or (zero == 2 and precision == "fp32"):

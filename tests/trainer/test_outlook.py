@@ -155,7 +155,7 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
         ("recipe=upcycled dense.sequence_length=2048", r"^dense\.sequence_length=2048: the model reads 1024 tokens; lower it$"),
         ("sft.sequence_length=2048", r"^sft\.sequence_length=2048: the model reads 1024 tokens; lower it$"),
         ("cluster.cpus=1", r"^pretrain\.run\.workers=2: 2 ranks need 2 CPUs, the cluster has 1; set pretrain\.run\.workers=1"),
-        ("score.run.cpus=1000", r"^score\.run\.cpus=1000: the largest node for it has"),
+        ("score.run.cpus=1000", r"^score\.run\.cpus=1000: the largest node has"),
         (
             f"recipe=continued pretrain.model.depth=4 source.pages=[{__file__}] source.model=[{__file__}]",
             r"pretrain\.model: the model of pretrain\.needs\.model keeps its own shape",

@@ -31,7 +31,7 @@ EXPERTS = ModelConfig(
 ).resolved(97)  # fmt: skip
 DENSE = ModelConfig(hidden_size=96, num_hidden_layers=10, num_attention_heads=4, num_key_value_heads=2).resolved(512)
 KINDS = [*(("fp32", zero, "none") for zero in range(4)), *(("bf16", zero, "none") for zero in (1, 2, 3))]
-OFFLOADED = [(precision, zero, "optimizer") for precision in ("fp32", "bf16") for zero in (1, 2, 3)]
+OFFLOADED = [*((precision, zero, "optimizer") for precision in ("fp32", "bf16") for zero in (1, 2, 3)), ("bf16", 3, "parameters")]
 
 
 def drawn_at_once(config: ModelConfig, seed: int) -> dict[str, Tensor]:
@@ -97,13 +97,13 @@ def storages(tensors: Iterable[Any]) -> dict[int, int]:
     return {storage.data_ptr(): storage.nbytes() for storage in found if storage.nbytes()}
 
 
-def everything() -> dict[int, int]:
-    """All tensors of this process."""
+def alive() -> list[Tensor]:
+    """All tensors of this process that have numbers."""
     gc.collect()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what is only looked at
-        there = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
-        return storages([*there, *(thing.grad for thing in there if not thing.is_meta and thing.is_leaf)])
+        there = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor) and not thing.is_meta]
+        return there + [thing.grad for thing in there if thing.is_leaf and thing.grad is not None]
 
 
 def nested(thing: Any) -> Iterable[Any]:
@@ -138,11 +138,12 @@ def held(precision: Any, zero: int, offload: Any) -> tuple[dict[str, int], int, 
     sent in that step."""
     from deepspeed.runtime.comm import coalesced_collectives
 
-    before = everything()
+    old = [tensor.untyped_storage() for tensor in alive()]  # kept, so that no new one gets the place of one of them
+    before = {storage.data_ptr() for storage in old}
     settings, run = Optimization(precision=precision), TrainRun(zero=zero, offload=offload)
     model = Transformer(DENSE, 1, settling(settings, run, CPU))
     engine = Engine(Likelihood(model), settings, run, 10)
-    ids = torch.randint(0, DENSE.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
+    ids = torch.tensor([[3, 5]])  # few, so that activations do not count
     engine.backward(engine.forward(ids))
     engine.step(0)
     totals: list[int] = []
@@ -150,7 +151,7 @@ def held(precision: Any, zero: int, offload: Any) -> tuple[dict[str, int], int, 
     def looked_at(send: Any) -> Any:
         def sending(*arguments: Any, **options: Any) -> Any:
             if sum(tensor.numel() for tensor in nested([*arguments, *options.values()]) if isinstance(tensor, Tensor)) > 10_000:
-                totals.append(sum(size for address, size in everything().items() if address not in before))
+                totals.append(sum(size for address, size in storages(alive()).items() if address not in before))
             return send(*arguments, **options)
 
         return sending
@@ -164,7 +165,7 @@ def held(precision: Any, zero: int, offload: Any) -> tuple[dict[str, int], int, 
             engine.backward(engine.forward(ids))
         found = parts_held(engine, model)
         named = {address for part in found.values() for address in part}
-        other = sum(size for address, size in everything().items() if address not in named and address not in before)
+        other = sum(size for address, size in storages(alive()).items() if address not in named and address not in before)
         engine.step(1)  # where stages 0 and 1 send what they have added up
     parts = {part: sum(sizes.values()) for part, sizes in found.items() if part != "buffers"}
     parts["checkpoint"] = sum(len(content.getbuffer()) for content in snapshot(engine).values())
@@ -196,7 +197,10 @@ def build(directory: Path) -> dict[str, Any]:
 
 
 def cases(directory: str) -> dict[str, Any]:
-    return {"built": build(Path(directory)), "held": {kind: held(*kind) for kind in (*KINDS, *OFFLOADED)}}
+    built = build(Path(directory))
+    gc.collect()
+    gc.freeze()  # nobody looks through what is there already
+    return {"built": built, "held": {kind: held(*kind) for kind in (*KINDS, *OFFLOADED)}}
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +243,9 @@ def test_a_rank_holds_what_the_plan_says(ranks: list[dict[str, Any]], kind: tupl
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *OFFLOADED], ids=name)
-def test_device_and_host_hold_no_more_than_planned_while_gradients_are_sent(
-    ranks: list[dict[str, Any]], kind: tuple[str, int, str]
-) -> None:
-    # on a CPU both are one; two buffers of the largest parameter are in no plan
+def test_device_and_host_hold_what_is_planned_while_gradients_are_sent(ranks: list[dict[str, Any]], kind: tuple[str, int, str]) -> None:
     plan = planned(kind)
+    # on a CPU both are one; with offloading two buffers of the largest parameter are in no plan
     total = sum(plan[part] for part in ("parameters", "gradients", "optimizer", "buffers", "host"))
     for found in ranks:
-        assert 0.92 < found["held"][kind][2] / total < 1.03
+        assert 0.97 < found["held"][kind][2] / total < 1.03
