@@ -54,7 +54,7 @@ def in_memory() -> int:
 
 
 def converted(directory: str, config: ModelConfig, zero: int) -> tuple[int, int]:
-    """Bytes of disk and of memory that the conversion of a checkpoint of these ranks takes at most."""
+    """Bytes of disk that the conversion of a checkpoint of these ranks takes at most, and of memory beside the ranks."""
     settings, run = Optimization(), TrainRun(zero=zero)
     model = Transformer(config, 1, settling(settings, run, torch.device("cpu")))
     engine = Engine(Likelihood(model), settings, run, 10)
