@@ -3,7 +3,8 @@
 import re
 import shutil
 import time
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ from tests.trainer.worlds import (
     trajectory,
 )  # fmt: skip
 from trainer.engine import Optimization, TrainRun
+from trainer.model.transformer import Transformer
+from trainer.objectives.language_model import TokenBatch
+from trainer.tasks.language_model import Pretraining
 
 NO_ROOM = r"the checkpoint of step (4|6) cannot be written: .* GB are free; make room and run the same command"
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=2)
@@ -71,14 +75,36 @@ def test_best_weights_survive_a_crash_after_them(tmp_path: Path) -> None:
     assert equal(whole, alone(lambda: resumed(tmp_path, RUN, "cut", 7, **plan)))
 
 
-def test_a_best_checkpoint_that_is_damaged_is_one_line_with_the_mend(tmp_path: Path) -> None:
+@dataclass
+class Damaging(Pretraining):
+    """Cuts a checkpoint's file at a step."""
+
+    victim: Callable[[], Path] = Path
+    at: int = 0
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        if step == self.at:
+            self.victim().write_bytes(b"")
+        return super().micro_batches(step, model)
+
+
+def test_a_best_checkpoint_that_is_damaged_is_made_again_or_one_line_with_the_mend(tmp_path: Path) -> None:
     settings = Optimization(lr=1.0, schedule="constant", warmup_steps=4, clip=0)  # better at first, then ruined
     plan: dict[str, Any] = {"settings": settings, "steps": 10, "validate_every": 1, "keep_best": "loss"}
-    best = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, **plan)).state.best_step
-    [found] = [checkpoint for checkpoint in trajectory(tmp_path, "one").complete() if checkpoint.step == best < 10]
-    next(Path(found.directory, "state").iterdir()).write_bytes(b"")
-    with pytest.raises(UserError, match=rf"one-steps: the checkpoint of step {best}, the best one, is gone or damaged; remove this folder"):
-        alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, **plan))
+    whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, **plan))
+    best = whole.state.best_step
+
+    def victim(name: str) -> Path:
+        [found] = [checkpoint for checkpoint in trajectory(tmp_path, name).complete() if checkpoint.step == best < 9]
+        return next(Path(found.directory, "state").iterdir())
+
+    victim("one").write_bytes(b"")
+    assert equal(whole, alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, **plan)))
+    damaging = pretraining(tmp_path, kind=Damaging, victim=lambda: victim("late"), at=9)
+    with pytest.raises(
+        UserError, match=rf"late-steps: the checkpoint of step {best}, the best one, is gone or damaged; remove this folder"
+    ):
+        alone(lambda: training(tmp_path, damaging, RUN, name="late", **plan))
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path) -> None:
