@@ -19,17 +19,17 @@ CHINCHILLA = 20  # tokens a parameter (arXiv:2203.15556, table 3, rounded as eve
 # DeepSpeed's own defaults, elements: gradients reduced at once; whole weights held at once (stage 3)
 REDUCE_BUCKET = 500_000_000
 LIVE_PARAMETERS = 1_000_000_000
-LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements, as in trainer.model.output
+LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # elements: what fits a core's cache; 256 MiB of fp32
+LOGITS_KEPT = 1 << 23  # 32 MiB of fp32: to make so few again takes longer than to keep them
+POSITIONS_AT_LEAST = 64  # with fewer, reading the output layer's weights takes longer than multiplying by them
 CONVERTED = 26  # bytes a parameter of a universal checkpoint while it is made, as measured: 24, and what its many files add
-LOGITS_KEPT = 1 << 23
-POSITIONS_AT_LEAST = 64  # as there
 
 
 @dataclass(frozen=True)
 class Assumptions:
     """What a plan assumes of a device and of what it costs; `planning=h100`, `a100` and `cpu` are sets of them. Never part of identity."""
 
-    device: Annotated[str, Meta(description="name of the device a rank runs on, shown in the plan")] = "H100 SXM"
+    device: Annotated[str, Meta(description="name of the device a rank runs on, shown in the plan; a CPU's has CPU in it")] = "H100 SXM"
     bf16_tflops: Annotated[float, Meta(gt=0, description="peak of a device in bf16, dense matrices, TFLOP/s")] = 989.0
     fp32_tflops: Annotated[float, Meta(gt=0, description="its peak in fp32, TFLOP/s")] = 67.0
     mfu: Annotated[float, Meta(gt=0, le=1, description="share of the peak that the training reaches")] = 0.4
@@ -211,7 +211,7 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, recomp
 
     A block keeps its two norms' inputs and outputs (4 d); rotated queries, attention's output as the kernel gives it and laid out for the
     projection (3 q), keys and values (2 k), queries and keys before they are normalised; of a feed-forward layer the gate and the other
-    half (2 f, as gpt2 has), of routed experts' their activation and product as well. A CPU's masks of packed documents are left out.
+    half (2 f, as gpt2 has). A CPU's masks of packed documents are left out.
     Recomputing keeps a block's input alone, and the rest of one block. Logits are kept where all are few.
     """
     d, layers = config.hidden_size, config.num_hidden_layers
@@ -219,7 +219,7 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, recomp
     attention = 4 * d + 3 * queries + 2 * keys + (queries + keys if config.qk_norm else 0)
     dense = attention + 2 * config.intermediate_size
     # a token's copy for each expert, what the expert keeps, what it gives back, weights and places; shared experts need no copies
-    routed = config.num_experts_per_tok * (2 * d + 4 * expert_width(config) + 12) + 2 * config.num_experts
+    routed = config.num_experts_per_tok * (2 * d + 2 * expert_width(config) + 12) + 2 * config.num_experts
     sparse = attention + routed + config.n_shared_experts * 2 * expert_width(config)
     blocks = [sparse if config.sparse(layer) else dense for layer in range(layers)]
     kept = layers * d + max(blocks) if recompute else sum(blocks)
@@ -227,10 +227,10 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, recomp
     return tokens * (kept + 2 * d) * width_of(precision) + (4 * logits if logits <= LOGITS_KEPT else 0)
 
 
-def logits_bytes(config: ModelConfig, tokens: int, precision: str, device: str) -> int:
-    """Bytes of the logits held at once (fp32, and as they come out of a 16-bit layer), and the fp32 sum of the output layer's gradient."""
+def logits_bytes(config: ModelConfig, tokens: int, device: str) -> int:
+    """Bytes of the logits held at once (as they are and as log-probabilities, in fp32), and the fp32 sum of the output layer's gradient."""
     rows = min(tokens, max(POSITIONS_AT_LEAST, LOGITS_AT_ONCE[device] // config.vocab_size))
-    return rows * config.vocab_size * (4 if precision == "fp32" else 6) + 4 * config.vocab_size * config.hidden_size
+    return rows * config.vocab_size * 8 + 4 * config.vocab_size * config.hidden_size
 
 
 def width_of(precision: str) -> int:
@@ -298,7 +298,7 @@ def memory_per_device(
         states,
         buffers,
         activation_bytes(config, tokens, precision, recompute=recompute),
-        logits_bytes(config, tokens, precision, device),
+        logits_bytes(config, tokens, device),
         checkpoint=copied if device == "cpu" else 0,
         host=host if device == "cpu" else host + copied,
     )

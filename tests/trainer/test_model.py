@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.identity import identity_of_params
@@ -16,6 +17,7 @@ from trainer.model.config import ModelConfig, RopeScaling
 from trainer.model.moe import balance_loss
 from trainer.model.output import ChunkedLogProbs, OutputLayer
 from trainer.model.transformer import KeyValueCache, Transformer
+from trainer.planning import logits_bytes
 
 TINY = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64).resolved(
     97
@@ -108,23 +110,33 @@ def test_chunked_log_probs_and_their_gradients_equal_those_of_full_logits(temper
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_no_more_than_a_chunk_of_logits_is_ever_made() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_no_more_than_a_chunk_of_logits_is_ever_there(dtype: torch.dtype) -> None:
     class Largest(TorchDispatchMode):
-        rows, passes = 0, 0
+        rows, passes, held = 0, 0, 0
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.made: dict[StorageWeakRef, int] = {}
 
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             made = function(*args, **(kwargs or {}))
-            if isinstance(made, Tensor) and made.dim() == 2 and made.shape[1] == vocabulary:
+            if isinstance(made, Tensor) and made.dim() == 2 and made.shape[1] == config.vocab_size:
                 self.rows, self.passes = max(self.rows, made.shape[0]), self.passes + (function is torch.ops.aten.mm.default)
+                self.made = {storage: size for storage, size in self.made.items() if not storage.expired()}
+                self.made[StorageWeakRef(made.untyped_storage())] = made.untyped_storage().nbytes()
+                self.held = max(self.held, sum(self.made.values()))
             return made
 
-    vocabulary = 128_256
-    head, hidden = OutputLayer(4, vocabulary, bias=False), torch.randn(300, 4, requires_grad=True)
+    config = ModelConfig(hidden_size=4, num_hidden_layers=1, num_attention_heads=1, head_dim=4).resolved(128_256)
+    head, hidden = OutputLayer(4, config.vocab_size, bias=False, dtype=dtype), torch.randn(300, 4, dtype=dtype, requires_grad=True)
     with Largest() as largest:
         log_probs, _ = head(hidden, torch.arange(300))
         log_probs.sum().backward()
     # five chunks, each made in the forward pass and again in the backward pass
     assert (largest.rows, largest.passes) == (64, 10)
+    of_gradient = 4 * config.vocab_size * config.hidden_size
+    assert largest.held == logits_bytes(config, 300, "cpu") - of_gradient
 
 
 @pytest.mark.parametrize("kept", [0, 1 << 23], ids=["made again", "kept"])

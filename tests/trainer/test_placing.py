@@ -15,9 +15,11 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests.trainer import worlds
-from trainer.engine import Engine, Optimization, TrainRun, full_state, gathered, is_sharded, settling
+from trainer import engine
+from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, full_state, gathered, is_sharded, settling
 from trainer.model.config import ModelConfig
 from trainer.model.hf import complete_model, load_model, save_weights
 from trainer.model.transformer import Transformer, on
@@ -172,6 +174,26 @@ def held(precision: Any, zero: int, offload: Any) -> tuple[dict[str, int], int, 
     return parts, other, max(totals)
 
 
+def kept_whole(config: ModelConfig) -> tuple[list[str], int]:
+    """Weights that are still there after a forward pass at ZeRO 3 that was to let each go at once; how many it has gathered."""
+    settings, run = Optimization(), TrainRun(zero=3)
+    asked = deepspeed_config(settings, run)
+    asked["zero_optimization"] |= {"stage3_max_reuse_distance": 0, "stage3_max_live_parameters": 0, "stage3_param_persistence_threshold": 0}
+    with patch.object(engine, "deepspeed_config", lambda *_: asked):
+        model = Transformer(config, 1, settling(settings, run, CPU))
+        there = Engine(Likelihood(model), settings, run, 10)
+    gathered: dict[str, StorageWeakRef] = {}
+
+    def look(name: str, module: nn.Module) -> None:
+        for own, parameter in module.named_parameters(recurse=False):
+            gathered[f"{name}.{own}"] = StorageWeakRef(parameter.untyped_storage())
+
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(lambda module, _, name=name: look(name, module))
+    there.forward(torch.tensor([[3, 5]]))
+    return [name for name, storage in gathered.items() if not storage.expired()], len(gathered)
+
+
 def snapshot(engine: Engine) -> dict[str, io.BytesIO]:
     """What would be written as a checkpoint."""
     with tempfile.TemporaryDirectory() as directory:
@@ -200,7 +222,8 @@ def cases(directory: str) -> dict[str, Any]:
     built = build(Path(directory))
     gc.collect()
     gc.freeze()  # nobody looks through what is there already
-    return {"built": built, "held": {kind: held(*kind) for kind in (*KINDS, *OFFLOADED)}}
+    found = {kind: held(*kind) for kind in (*KINDS, *OFFLOADED)}
+    return {"built": built, "held": found, "kept": {config.architecture: kept_whole(config) for config in (DENSE, EXPERTS)}}
 
 
 @pytest.fixture(scope="module")
@@ -249,3 +272,10 @@ def test_device_and_host_hold_what_is_planned_while_gradients_are_sent(ranks: li
     total = sum(plan[part] for part in ("parameters", "gradients", "optimizer", "buffers", "host"))
     for found in ranks:
         assert 0.97 < found["held"][kind][2] / total < 1.03
+
+
+@pytest.mark.parametrize("config", [DENSE, EXPERTS], ids=["dense", "experts"])
+def test_at_zero_3_no_layer_s_weights_are_there_after_it_until_the_backward_pass(ranks: list[dict[str, Any]], config: ModelConfig) -> None:
+    for found in ranks:
+        kept, gathered = found["kept"][config.architecture]
+        assert kept == [] and gathered > 20

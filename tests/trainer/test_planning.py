@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 
 from pipeline.config import typed
 from pipeline.reference import composed, options
-from trainer import planning
-from trainer.model import output
 from trainer.model.attention import spans_of
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
@@ -145,11 +143,6 @@ def test_activations_are_what_the_real_model_keeps(name: str, length: int) -> No
     masks = sum(mask.nbytes for span in spans_of(documents, torch.float32).masks for mask in span)
     measured = sum(storage.nbytes() for storage in kept.values()) - masks
     assert activation_bytes(config, 2 * length, "fp32") == pytest.approx(measured, rel=0.03)
-
-
-def test_logits_at_once_are_the_model_s() -> None:
-    for name in ("LOGITS_AT_ONCE", "LOGITS_KEPT", "POSITIONS_AT_LEAST"):
-        assert getattr(planning, name) == getattr(output, name)
 
 
 @given(st.integers(0, 3), st.integers(1, 64), st.booleans(), st.sampled_from(("none", "optimizer", "parameters")), st.integers(1, 200))

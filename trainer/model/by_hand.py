@@ -19,14 +19,14 @@ TOKENS_AT_LEAST = 256  # with fewer, reading the weights takes longer than multi
 
 def by_hand(x: Tensor) -> bool:
     """Whether to train by the passes below; without gradients torch's own operations are as good, and better for single tokens."""
-    return _exact_on_cpu(x) and _trained_as_written()
+    return _exact_on_cpu(x) and trained_as_written()
 
 
 def _exact_on_cpu(x: Tensor) -> bool:
     return x.dtype in (torch.float32, torch.float64) and x.device.type == "cpu"
 
 
-def _trained_as_written() -> bool:
+def trained_as_written() -> bool:
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
 
 
@@ -99,7 +99,7 @@ def _parts(x: Tensor, cos: Tensor) -> tuple[Tensor, ...]:
 
 def swiglu(x: Tensor, gate: Tensor, up: Tensor, down: Tensor) -> Tensor:
     """down · (silu(gate · x) ⊙ (up · x)), of [..., d] and the weights [i, d], [i, d], [d, i] → [..., d] (arXiv:2002.05202)."""
-    if _trained_as_written():
+    if trained_as_written():
         output: Tensor = SwiGLU.apply(x.reshape(-1, x.shape[-1]), gate, up, down)
         return output.view(x.shape)
     return F.linear(F.silu(F.linear(x, gate)) * F.linear(x, up), down)

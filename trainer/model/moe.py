@@ -18,12 +18,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.model.by_hand import trained_as_written
 from trainer.model.config import ModelConfig
 
 Load = tuple[Tensor, Tensor, Tensor]  # of one layer: tokens an expert [x], score sums [x], sum of squared log-normalisers []
@@ -93,11 +95,45 @@ class Experts(nn.Module):
         n, k = chosen.shape
         order = chosen.flatten().argsort(stable=True)  # places n·k by expert, an expert's in the order of tokens
         sizes = torch.bincount(chosen.flatten(), minlength=len(self.down_proj))
-        gate, up = grouped_linear(x.index_select(0, order // k), self.gate_up_proj, sizes).chunk(2, dim=-1)
-        output = grouped_linear(F.silu(gate) * up, self.down_proj, sizes)
+        output = grouped_swiglu(x.index_select(0, order // k), self.gate_up_proj, self.down_proj, sizes)
         # back to the order of tokens: adding up along k is the same sum at every run, scattering would not be
         places = torch.empty_like(order).scatter_(0, order, torch.arange(n * k, device=order.device))
         return (output.index_select(0, places).view(n, k, -1) * weights[..., None]).sum(dim=1).to(x.dtype)
+
+
+def grouped_swiglu(x: Tensor, gate_up: Tensor, down: Tensor, sizes: Tensor) -> Tensor:
+    """`sizes[e]` rows of [n, d], one expert's after another's, each through its SwiGLU layer of [x, 2·i, d] and [x, d, i] → [n, d]."""
+    if trained_as_written():
+        output: Tensor = GroupedSwiGLU.apply(x, gate_up, down, sizes)
+        return output
+    return grouped_linear(activated(grouped_linear(x, gate_up, sizes)), down, sizes)
+
+
+class GroupedSwiGLU(torch.autograd.Function):
+    """Keeps what the first product gives and, of the weights, the parameters themselves: autograd would keep views of them, and at ZeRO 3
+    with these the gathered experts of every layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gate_up: Tensor, down: Tensor, sizes: Tensor) -> Tensor:
+        halves = grouped_linear(x, gate_up, sizes)
+        ctx.save_for_backward(x, gate_up, down, sizes, halves)
+        return grouped_linear(activated(halves), down, sizes)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, gate_up, down, sizes, halves = ctx.saved_tensors
+        gate, up = halves.chunk(2, dim=-1)
+        of_product = grouped_linear(gradient, down.transpose(1, 2), sizes)
+        of_gate = torch.ops.aten.silu_backward(of_product * up, gate)
+        of_halves = torch.cat((of_gate, of_product.mul_(F.silu(gate))), dim=-1)
+        down_gradient = grouped_outer(gradient, activated(halves), sizes)
+        return grouped_linear(of_halves, gate_up.transpose(1, 2), sizes), grouped_outer(of_halves, x, sizes), down_gradient, None
+
+
+def activated(halves: Tensor) -> Tensor:
+    """[…, 2·i], gate and up projections → [..., i]"""
+    gate, up = halves.chunk(2, dim=-1)
+    return F.silu(gate) * up
 
 
 def grouped_linear(x: Tensor, weight: Tensor, sizes: Tensor) -> Tensor:
@@ -105,11 +141,25 @@ def grouped_linear(x: Tensor, weight: Tensor, sizes: Tensor) -> Tensor:
 
     One kernel on GPUs in bf16; elsewhere a product for each expert that has rows. The gradient of an expert without rows is 0.
     """
-    # torch has the kernel from 2.10 on; its addresses are multiples of 16 bytes
-    if x.is_cuda and x.dtype == torch.bfloat16 and hasattr(F, "grouped_mm") and x.shape[1] % 8 == 0 and weight.shape[1] % 8 == 0:
+    if has_kernel(x, weight.shape[1]):
         return F.grouped_mm(x, weight.transpose(1, 2), offs=sizes.cumsum(0, dtype=torch.int32))
     parts = zip(x.split(sizes.tolist()), weight.unbind(), strict=True)
     return torch.cat([F.linear(rows, matrix) for rows, matrix in parts if len(rows)])
+
+
+def grouped_outer(x: Tensor, y: Tensor, sizes: Tensor) -> Tensor:
+    """Of each expert's rows of [n, p] and [n, q] the sum of outer products → [x, p, q]: the gradient of its matrix. 0 without rows."""
+    if has_kernel(x, y.shape[1]):
+        return F.grouped_mm(x.transpose(0, 1), y, offs=sizes.cumsum(0, dtype=torch.int32))
+    found = x.new_empty(len(sizes), x.shape[1], y.shape[1])
+    for number, (rows, others) in enumerate(zip(x.split(sizes.tolist()), y.split(sizes.tolist()), strict=True)):
+        torch.mm(rows.T, others, out=found[number])
+    return found
+
+
+def has_kernel(x: Tensor, width: int) -> bool:
+    """Whether torch can multiply all experts' rows at once: on GPUs from 2.10 on, with addresses that are multiples of 16 bytes."""
+    return x.is_cuda and x.dtype == torch.bfloat16 and hasattr(F, "grouped_mm") and x.shape[1] % 8 == 0 and width % 8 == 0
 
 
 class MixtureOfExperts(nn.Module):

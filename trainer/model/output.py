@@ -13,10 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainer.model.by_hand import spans
-
-LOGITS_AT_ONCE = {"cpu": 1 << 19, "cuda": 1 << 26}  # what fits a core's cache; 256 MiB of fp32
-LOGITS_KEPT = 1 << 23  # 32 MiB of fp32: to make so few again takes longer than to keep them
-POSITIONS_AT_LEAST = 64  # with fewer, reading the weights takes longer than multiplying by them
+from trainer.planning import LOGITS_AT_ONCE, LOGITS_KEPT, POSITIONS_AT_LEAST
 
 
 class ChunkedLogProbs(torch.autograd.Function):
@@ -36,6 +33,7 @@ class ChunkedLogProbs(torch.autograd.Function):
             normaliser[rows] = logits.gather(1, targets[rows, None])[:, 0] - log_probs[rows]
             if few:
                 kept.append(scores)
+            del logits, scores  # or they would be there until the next chunk's are
         ctx.save_for_backward(hidden, weight, targets, normaliser, *kept)
         ctx.temperature, ctx.chunk = temperature, chunk
         ctx.set_materialize_grads(False)
@@ -64,6 +62,7 @@ class ChunkedLogProbs(torch.autograd.Function):
                 weight_gradient.addmm_(logit_gradient.T, hidden[rows])  # the product is never held beside the sum
             else:
                 weight_gradient += logit_gradient.T @ hidden[rows]
+            del p, logit_gradient
         return hidden_gradient, weight_gradient.to(weight.dtype), None, None, None
 
 
