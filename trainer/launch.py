@@ -6,6 +6,7 @@ import os
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ LASTING = (
     "no kernel image is available", "driver version is insufficient", "no GPUs found", "NCCL built in",
 )  # fmt: skip
 COLLECTIVE_TIMEOUT_S = 2 * 3600  # rank 0 hashes a whole checkpoint while the others wait
+NODES_RETURN_S = 15 * 60  # how long a training that has lost a node waits for it, or for another, to come
+BUSY = "WorkerGroupStartupTimeoutError"  # Ray Train: what the ranks reserve is there, but not free yet
 
 
 @dataclass(frozen=True)
@@ -126,8 +129,7 @@ def _ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def train_on_ray(training: Training, name: str) -> dict[str, Any]:
-    import ray
-    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
@@ -140,47 +142,78 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how long Ray takes to see that the ranks are done
     run = training.run
     gpu = run.gpus_per_worker > 0
-    run.require_room(training.progress.stage, *(node["Resources"] for node in ray.nodes() if node["Alive"]))
-    failures = 0
-    while True:
-        # Ray's own snapshots are of no use here: they live and go with this launch
-        with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
-            trainer = Trainer(
-                _ray_worker,
-                train_loop_config={"training": training},
-                scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=run.resources),
-                run_config=RunConfig(name=f"{name}-{failures}", storage_path=storage),
-                torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
-            )
-            try:
-                with stopping_at_a_checkpoint(training):
+    failures, busy = 0, 0
+    with stopping_at_a_checkpoint(training) as asked:
+        while True:
+            await_room(training, NODES_RETURN_S if failures else 0, asked)
+            if busy == 1:
+                training.progress.event("note", text="waits until what its ranks reserve is free")
+            # Ray's own snapshots are of no use here: they live and go with this launch
+            with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
+                trainer = Trainer(
+                    _ray_worker,
+                    train_loop_config={"training": training},
+                    scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=run.resources),
+                    run_config=RunConfig(
+                        name=f"{name}-{failures + busy}",
+                        storage_path=storage,
+                        failure_config=FailureConfig(controller_failure_limit=0),  # or Ray would try for ever, and say nothing
+                    ),
+                    torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
+                )
+                try:
                     return dict(trainer.fit().return_value)
-            except WorkerGroupError as error:
-                training.fence.check()
-                cause = _cause(error.worker_failures)
-                if not lost(cause):
-                    raise cause from None
-                reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
-                if failures == run.restarts:
-                    raise UserError(
-                        f"ranks were lost {failures + 1} times ({reason:.200}): see to the machine's memory and nodes, then run the same "
-                        "command, which goes on from the last checkpoint; or raise run.restarts"
-                    ) from None
-                failures += 1
-                training.progress.event("note", text=f"ranks lost ({reason:.120}); restart {failures} of {run.restarts}")
+                except TrainingFailedError as error:
+                    training.fence.check()
+                    cause = _cause(error)
+            if type(cause).__name__ != BUSY and not lost(cause):
+                raise cause
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            if asked.is_set():
+                raise Stopped(f"asked to, after ranks were lost ({reason:.120})")
+            if type(cause).__name__ == BUSY:
+                busy += 1
+                continue
+            if failures == run.restarts:
+                raise UserError(
+                    f"ranks were lost {failures + 1} times ({reason:.200}): see to the machine's memory and nodes, then run the same "
+                    "command, which goes on from the last checkpoint; or raise run.restarts"
+                )
+            failures += 1
+            training.progress.event("note", text=f"ranks lost ({reason:.120}); restart {failures} of {run.restarts}")
+
+
+def await_room(training: Training, seconds: float, asked: threading.Event) -> None:
+    """Return once the nodes that are there have room for all ranks. Raises UserError, which says what is missing, after so many seconds,
+    and Stopped when the training is asked to end."""
+    import ray
+
+    end = time.monotonic() + seconds
+    told = False
+    while True:
+        try:
+            return training.run.require_room(training.progress.stage, *(node["Resources"] for node in ray.nodes() if node["Alive"]))
+        except UserError as error:
+            if time.monotonic() >= end:
+                raise
+            if not told:
+                training.progress.event("note", text=f"waits {seconds / 60:g} minutes for nodes: {error}")
+                told = True
+        if asked.wait(1):
+            raise Stopped("asked to, while it waited for nodes")
 
 
 @contextmanager
-def stopping_at_a_checkpoint(training: Training) -> Iterator[None]:
+def stopping_at_a_checkpoint(training: Training) -> Iterator[threading.Event]:
     """Meanwhile SIGTERM, which a node gets that is about to go, ends the training after its next step and a checkpoint of it; a second
-    one ends it at once. Then whoever handled the signal before is called."""
+    one ends it at once. Then whoever handled the signal before is called. The event says whether it has come."""
+    received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
     request = training.trajectory.stop_request
     request.parent.mkdir(parents=True, exist_ok=True)
     before = signal.getsignal(signal.SIGTERM)
-    received = threading.Event()
 
     def ask(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, before)
@@ -189,9 +222,9 @@ def stopping_at_a_checkpoint(training: Training) -> Iterator[None]:
 
     signal.signal(signal.SIGTERM, ask)
     try:
-        yield
+        yield received
     except Exception as error:
-        ended = isinstance(_cause(getattr(error, "worker_failures", {0: error})), Stopped)
+        ended = isinstance(_cause(error), Stopped)
         if not (received.is_set() and ended):
             raise
     finally:
@@ -203,8 +236,10 @@ def stopping_at_a_checkpoint(training: Training) -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def _cause(failures: Mapping[int, Exception]) -> Exception:
-    """The exception that stopped the ranks, as it was raised: a lost rank makes the others fail in their collectives."""
+def _cause(error: Exception) -> Exception:
+    """The exception that stopped the ranks, as it was raised: a lost rank makes the others fail in their collectives. Where it was none of
+    theirs, what stopped Ray Train."""
+    failures: Mapping[int, Exception] = getattr(error, "worker_failures", None) or {0: getattr(error, "controller_failure", error)}
     raised = [getattr(failure, "_base_exc", failure) for _, failure in sorted(failures.items())]
     return min(raised, key=lambda error: (not isinstance(error, UserError | Stopped), lost(error)))
 

@@ -30,12 +30,19 @@ class DiesOnce(Pretraining):
     """Rank 1 is killed before its sixth step, the first time it gets there."""
 
     marker: str = ""
+    asked: int = 0  # a process that is asked to end at the same time
 
     def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
         if step == 5 and self._place.rank == 1 and not Path(self.marker).exists():
             Path(self.marker).touch()
+            if self.asked:
+                os.kill(self.asked, signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().micro_batches(step, model)
+
+
+def end(number: int, frame: Any) -> None:
+    raise SystemExit(143)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +82,26 @@ def test_a_rank_that_dies_is_replaced_and_the_weights_are_the_same_bytes(tmp_pat
     assert again["history"] == whole["history"] and again["totals"] == whole["totals"] == {"tokens": 8 * 6 * 24}
     notes = [json.loads(line) for line in (tmp_path / "dying.jsonl").read_text().splitlines()]
     assert ["restart 1 of 1" in event["text"] for event in notes if event["event"] == "note"] == [True]
+
+
+def test_a_request_to_end_that_comes_with_the_loss_of_a_rank_is_not_forgotten(tmp_path: Path, own_ray: None) -> None:
+    task = pretraining(tmp_path, kind=DiesOnce, marker=str(tmp_path / "died"), asked=os.getpid())
+    asked = training(tmp_path, task, "asked")
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with pytest.raises(SystemExit):
+            train_on_ray(asked, "asked")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (tmp_path / "died").exists() and not asked.trajectory.stop_request.exists()
+    assert [checkpoint.step for checkpoint in asked.trajectory.complete()][:1] in ([2], [4])
+    # no restart in between: the next launch finds what is lost and goes on
+    assert "restart" not in (tmp_path / "asked.jsonl").read_text()
+    with pytest.raises(
+        UserError, match=r"ranks were lost 1 times \(.*\): see to the machine's memory and nodes, then run the same command"
+    ):
+        (tmp_path / "died").unlink()
+        train_on_ray(replace(asked, task=replace(task, asked=0), run=replace(asked.run, restarts=0)), "again")
 
 
 def test_a_mistake_on_a_rank_arrives_as_it_was_raised_and_is_not_tried_again(tmp_path: Path, own_ray: None) -> None:
@@ -135,9 +162,6 @@ class Terminated(Pretraining):
 
 @pytest.mark.parametrize(("times", "saved"), [(1, [3]), (2, [])])
 def test_a_request_to_end_waits_for_a_checkpoint_and_a_second_one_does_not(tmp_path: Path, times: int, saved: list[int]) -> None:
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(143)
-
     settings, run = Optimization(schedule="constant"), TrainRun(workers=0, checkpoint_every=100)
     asked = replace(training(tmp_path, pretraining(tmp_path, kind=Terminated, times=times), "asked"), settings=settings, run=run)
     before = signal.signal(signal.SIGTERM, end)
