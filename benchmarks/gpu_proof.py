@@ -2,8 +2,9 @@
 
     make gpu-proof          or python -m benchmarks.gpu_proof [--plan]
 
-Each line is a training, or several, on ranks of their own: exact resumption over NCCL, ranks that become fewer and more, experts
-under ZeRO 3, losses in half precision beside fp32's, model FLOPs utilisation, and the peak of memory beside the planner's figure.
+The first lines compare a GPU's kernels with what a CPU computes. Each other line is a training, or several, on ranks of their own:
+exact resumption over NCCL, offloaded as well, ranks that become fewer and more, experts under ZeRO 3, losses in half precision beside
+fp32's, model FLOPs utilisation, and the peak of memory beside the planner's figure.
 `--plan` says what would run and for how long. `--device cpu` runs the same lines over gloo with models small enough for two cores,
 so that all but CUDA itself is tried; its speed and memory are shown, not judged.
 """
@@ -18,22 +19,28 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout, suppress
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from unittest.mock import patch
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from trainer.engine import Optimization, TrainRun
     from trainer.loop import Outcome, Plan
     from trainer.model.config import ModelConfig
+    from trainer.planning import Offload
     from trainer.tasks.language_model import Pretraining
 
 RANKS = 2
 MEMORY_MARGIN = 0.15  # of the planner's figure, both ways
 FITTING = 0.6  # share of a GPU's memory that the planner may fill with a micro-batch
 MOST_ROWS = 32
+KERNELS = {"fp32": 1e-4, "bf16": 0.02}  # relative: what another order of sums may make; TF32 for fp32 makes 2e-3
 SAME = 1e-6
 HALF = 0.05  # nats
 
@@ -50,10 +57,13 @@ class Box:
         return self.device == "cuda"
 
     def small(self) -> ModelConfig:
+        """Dense, with grouped-query attention."""
         from trainer.model.config import ModelConfig
 
         width, layers = (256, 4) if self.gpu else (32, 2)
-        return ModelConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=4).resolved(self.vocabulary)
+        return ModelConfig(hidden_size=width, num_hidden_layers=layers, num_attention_heads=4, num_key_value_heads=2).resolved(
+            self.vocabulary
+        )
 
     def sparse(self) -> ModelConfig:
         from trainer.model.config import ModelConfig
@@ -119,12 +129,12 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="gpu-proof-") as folder:
         box = Box(chosen.device, Path(folder))
         write_corpus(box)
-        print(f"{RANKS} ranks on {device_name(box)}, {versions()}\n{'':<48} {'found':<42} {'wanted':<32}", flush=True)
+        print(f"{RANKS} ranks on {device_name(box)}, {versions()}\n{'':<52} {'found':<42} {'wanted':<32}", flush=True)
         failed = 0
         for proof in proofs:
             for line in lines_of(proof, box):
                 verdict = {True: "holds", False: "FAILS", None: "-"}[line.holds]
-                print(f"{line.name:<48} {line.found:<42} {line.wanted:<32} {verdict}", flush=True)
+                print(f"{line.name:<52} {line.found:<42} {line.wanted:<32} {verdict}", flush=True)
                 failed += line.holds is False
     print(f"{failed} lines fail" if failed else "every line holds")
     return int(failed > 0)
@@ -247,7 +257,112 @@ def trained(
         )  # fmt: skip
 
 
-def exactly_resumed(box: Box, config: ModelConfig, precision: Literal["fp32", "bf16"], zero: int, name: str) -> tuple[bool, list[float]]:
+def kernels(box: Box) -> list[Line]:
+    """What a GPU computes in a way of its own, beside a CPU with the same weights: all other lines compare GPUs with GPUs."""
+    lines = []
+    for (precision, name), differences in world(box, 1, kernel_cases).items():
+        found = ", ".join(f"{part} to {difference:.1e}" for part, difference in differences.items())
+        tolerance = KERNELS[precision]
+        holds = all(difference <= tolerance for difference in differences.values())
+        lines.append(Line(f"{name}, {precision}", found, f"the CPU's to {tolerance:g}", holds))
+    return lines
+
+
+def kernel_cases(box: Box) -> dict[tuple[str, str], dict[str, float]]:
+    """Relative differences by what they are of."""
+    import torch
+
+    from trainer.engine import set_up_device
+
+    set_up_device(run_of(box))
+    torch.set_float32_matmul_precision("highest")  # torch's default, but images for GPUs turn TF32 on
+    return {
+        ("fp32", "packed documents, grouped queries"): model_differences(box, box.small()),
+        ("fp32", "packed documents, experts"): model_differences(box, box.sparse()),
+        ("bf16", "experts' products by one kernel"): product_differences(box),
+    }
+
+
+@contextmanager
+def as_gpus_do(box: Box) -> Iterator[None]:
+    """A CPU takes the kernels that are meant for GPUs, too."""
+    from trainer.model import moe, transformer
+    from trainer.model.attention import block_mask
+
+    if box.gpu:
+        yield
+        return
+    by_blocks = patch.object(transformer, "document_mask", lambda documents, _: block_mask(documents))
+    with by_blocks, patch.object(moe, "has_kernel", lambda *_: True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "flex_attention called without torch.compile")
+        yield
+
+
+def model_differences(box: Box, config: ModelConfig) -> dict[str, float]:
+    """Of each token's loss and of the gradients, for rows that share documents of 1, 2, 4, … tokens, up to half a row: what hides parts
+    of blocks and what hides none."""
+    import torch
+
+    from trainer.model.transformer import Transformer
+    from trainer.objectives.language_model import TokenBatch, scored_tokens
+
+    lengths = torch.tensor([1, *(2**power for power in range(box.length.bit_length() - 1))])
+    documents = torch.repeat_interleave(lengths)
+    documents = torch.stack([documents, documents.flip(0)])
+    ids, targets = torch.randint(config.vocab_size, (2, *documents.shape), generator=torch.Generator().manual_seed(0))
+    model = Transformer(config, 1)
+
+    def computed(device: str) -> tuple[Tensor, ...]:
+        batch = TokenBatch(ids.to(device), targets.to(device), documents.to(device))
+        model.to(device)
+        with torch.set_grad_enabled(box.gpu):  # FlexAttention has no backward pass on CPUs
+            losses, *_ = scored_tokens(model, batch)
+        return losses.detach(), *(torch.autograd.grad(losses.sum(), list(model.parameters())) if box.gpu else ())
+
+    losses, *gradients = computed("cpu")
+    with as_gpus_do(box):
+        found_losses, *found = computed(box.device)
+    differences = {"losses": difference([found_losses], [losses])}
+    return {**differences, "gradients": difference(found, gradients)} if box.gpu else differences
+
+
+def product_differences(box: Box) -> dict[str, float]:
+    """Of outputs and gradients of experts that get unequal shares of the rows, and one of them none."""
+    import torch
+
+    from trainer.model.moe import Experts
+
+    config, generator = box.sparse(), torch.Generator().manual_seed(0)
+    experts: nn.Module = Experts(config).bfloat16()
+    for parameter in experts.parameters():
+        torch.nn.init.normal_(parameter, 0, config.hidden_size**-0.5, generator)
+    rows = torch.randn(box.length, config.hidden_size, generator=generator).bfloat16()
+    weights, places = torch.rand(2, box.length, config.num_experts_per_tok, generator=generator)
+    chosen = (places.square() * (config.num_experts - 1)).long()
+
+    def computed(device: str) -> tuple[Tensor, ...]:
+        experts.to(device)
+        x = rows.detach().to(device).requires_grad_()
+        outputs = experts(x, chosen.to(device), weights.to(device))
+        return outputs.detach(), *torch.autograd.grad(outputs, [x, *experts.parameters()], outputs.detach())
+
+    outputs, *gradients = computed("cpu")
+    with as_gpus_do(box):
+        found_outputs, *found = computed(box.device)
+    return {"outputs": difference([found_outputs], [outputs]), "gradients": difference(found, gradients)}
+
+
+def difference(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The largest among these tensors, each by its norm and relative; NaN where there is one."""
+    import torch
+
+    pairs = ((one.double().cpu(), other.double()) for one, other in zip(found, wanted, strict=True))
+    return torch.stack([(one - other).norm() / other.norm() for one, other in pairs]).max().item()
+
+
+def exactly_resumed(
+    box: Box, config: ModelConfig, name: str, precision: Literal["fp32", "bf16"], zero: int, offload: Offload = "none"
+) -> tuple[bool, list[float]]:
     """Whether a training that failed at step 7 of 8, and went on from step 4, ends with the bits of one that did not; its losses
     on average over the first four steps and the last four."""
     from tests.trainer.worlds import Broken, Interrupted, equal, sharded
@@ -255,7 +370,8 @@ def exactly_resumed(box: Box, config: ModelConfig, precision: Literal["fp32", "b
     from trainer.loop import Plan
 
     settings = Optimization(lr=1e-3, warmup_steps=2, precision=precision)
-    run, plan, rows = run_of(box, zero=zero, checkpoint_every=4), Plan(8, 4, bias_rate=1e-3), 2 * 2 * 4
+    # saving step 6 waits until the checkpoint of step 4 is complete; its own would be complete in step 7 at the earliest, which fails
+    run, plan, rows = run_of(box, zero=zero, offload=offload, checkpoint_every=2), Plan(8, 4, bias_rate=1e-3), 2 * 2 * 4
     with sharded():
         whole = trained(box, config, f"{name}-whole", task_of(box, config, rows), plan, run, settings)
         with suppress(Broken):
@@ -267,17 +383,19 @@ def exactly_resumed(box: Box, config: ModelConfig, precision: Literal["fp32", "b
 
 
 def exactness(box: Box) -> list[Line]:
-    cases = [("fp32", zero) for zero in range(4)] + [("bf16", zero) for zero in range(1, 4)]
+    cases = [("fp32", zero, "none") for zero in range(4)] + [("bf16", zero, "none") for zero in range(1, 4)]
+    cases += [("bf16", 2, "optimizer"), ("bf16", 3, "parameters")]
     found = world(box, RANKS, exact_cases, cases)
     wanted = "weights and record equal to the bit"
-    return [
-        Line(f"resumed exactly, {precision}, ZeRO {zero}", "equal" if same else "another", wanted, same)
-        for (precision, zero), same in found.items()
-    ]
+    lines = []
+    for (precision, zero, offload), same in found.items():
+        name = f"resumed exactly, {precision}, ZeRO {zero}" + (f", {offload} offloaded" if offload != "none" else "")
+        lines.append(Line(name, "equal" if same else "another", wanted, same))
+    return lines
 
 
-def exact_cases(box: Box, cases: list[tuple[Literal["fp32", "bf16"], int]]) -> dict[tuple[str, int], bool]:
-    return {(precision, zero): exactly_resumed(box, box.small(), precision, zero, f"{precision}-{zero}")[0] for precision, zero in cases}
+def exact_cases(box: Box, cases: list[tuple[Literal["fp32", "bf16"], int, Offload]]) -> dict[tuple[str, int, Offload], bool]:
+    return {case: exactly_resumed(box, box.small(), "-".join(map(str, case)), *case)[0] for case in cases}
 
 
 def elastic(box: Box) -> list[Line]:
@@ -331,7 +449,7 @@ def experts(box: Box) -> list[Line]:
 
 def expert_cases(box: Box) -> dict[str, tuple[bool, list[float]]]:
     precisions: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
-    return {precision: exactly_resumed(box, box.sparse(), precision, 3, f"experts-{precision}") for precision in precisions}
+    return {precision: exactly_resumed(box, box.sparse(), f"experts-{precision}", precision, 3) for precision in precisions}
 
 
 def half_precision(box: Box) -> list[Line]:
@@ -453,7 +571,8 @@ def matrix_peak(box: Box) -> float:
 
 
 PROOFS = (
-    Proof("exactness", "8 steps whole, and cut at the 7th: fp32 at ZeRO 0 to 3, bf16 at ZeRO 1 to 3", 3, exactness),
+    Proof("kernels", "loss and gradients of packed documents, dense and with experts, on a GPU and on the CPU", 1, kernels),
+    Proof("exactness", "8 steps whole, and cut at the 7th: fp32 at ZeRO 0 to 3, bf16 at 1 to 3 and, offloaded, at 2 and 3", 4, exactness),
     Proof("elastic", "6 steps on 2 ranks; the same as 2 on two, 2 on one, 2 on two: fp32 at ZeRO 0 to 3", 4, elastic),
     Proof("experts", "a mixture of 8 experts with selection biases at ZeRO 3 in fp32 and bf16, whole and cut", 2, experts),
     Proof("precision", "40 steps in fp32, bf16 and fp16 at ZeRO 2", 2, half_precision),
