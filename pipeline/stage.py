@@ -188,7 +188,7 @@ class StageContext:
     `run`         the stage's run settings (workers, memory …), an instance of the stage's `run` dataclass
     `trajectory`  checkpoints that survive a crash, pooled by what decides the training
     `fence`       picklable; `fence.check()` raises once another driver has taken this artifact over
-    `progress`    picklable; `progress(done, total, loss=…)` from any process of this host
+    `progress`    picklable; `progress(done, total, loss=…)` from any process that sees the run's folder
     `connect()`   starts or joins Ray (map_shards does so by itself)
     `directory`   folder for the artifact's own files (a model directory, a tokenizer); written by this driver only
     """

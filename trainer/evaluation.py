@@ -48,7 +48,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Answers:
-    """What a model said to a list of conversations, and how many tokens it took."""
+    """What a model said to a list of conversations, and whether it came to an end."""
 
     texts: tuple[str, ...]
     finished: tuple[bool, ...]

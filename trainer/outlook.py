@@ -8,6 +8,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pipeline.stage import Outlook, PlanOnly, Prospect, Upstream, UserError
 from trainer.engine import Optimization, TrainRun
 from trainer.model.config import ModelConfig
@@ -27,7 +29,9 @@ SAME_RUN = (
     "offload",
     "recompute",
     "compile",
+    "deterministic",
 )  # what throughput depends on
+NARROWEST_HEAD = 16  # of those that torch's FlexAttention compiles for GPUs
 
 
 def plan_adoption(prospect: Prospect) -> Outlook | None:
@@ -48,8 +52,8 @@ def plan_adoption(prospect: Prospect) -> Outlook | None:
 
 def plan_pretraining(prospect: Prospect) -> Outlook | None:
     """The vocabulary is the model's own where it is set, otherwise what the tokenizer is to have; None where neither says, and
-    where the model that it goes on from cannot say its shape. PlanOnly for a vocabulary or rows that do not fit the model, and a corpus
-    that is to be validated on and will have nothing held out."""
+    where the model that it goes on from cannot say its shape. PlanOnly for a vocabulary or rows that do not fit the model, heads too narrow
+    for GPUs, and a corpus that is to be validated on and will have nothing held out."""
     params: PretrainParams = prospect.params
     run: TrainRun = prospect.run
     if params.validation_tokens:
@@ -62,7 +66,11 @@ def plan_pretraining(prospect: Prospect) -> Outlook | None:
             raise PlanOnly(f"model: {error}") from None
     else:
         config = prospect.inputs["model"].hands
-    if not isinstance(config, ModelConfig) or not config.vocab_size:
+    if not isinstance(config, ModelConfig):
+        return None
+    if wrong := too_narrow(config, run):
+        raise PlanOnly(wrong)
+    if not config.vocab_size:
         return None
     if not params.model and (wrong := misfit(config, params.sequence_length, given)):
         raise PlanOnly(wrong)
@@ -85,12 +93,12 @@ def plan_pretraining(prospect: Prospect) -> Outlook | None:
 
 def plan_fine_tuning(prospect: Prospect) -> Outlook | None:
     """How many tokens the conversations have is not known yet: the figures are those of the longest training there can be. PlanOnly for
-    rows longer than the model reads."""
+    rows longer than the model reads, and heads too narrow for GPUs."""
     params: SftParams = prospect.params
     config = prospect.inputs["model"].hands
     if not isinstance(config, ModelConfig):
         return None
-    if wrong := misfit(config, params.sequence_length):
+    if wrong := misfit(config, params.sequence_length) or too_narrow(config, prospect.run):
         raise PlanOnly(wrong)
     training = Training(
         config=config,
@@ -172,6 +180,16 @@ def misfit(config: ModelConfig, sequence_length: int, vocab_size: int = 0) -> st
     return ""
 
 
+def too_narrow(config: ModelConfig, run: TrainRun) -> str:
+    """What is wrong with training a model on packed documents where it is to run, beginning with a key of the stage; "" if nothing is."""
+    if run.gpus_per_worker and config.head_dim < NARROWEST_HEAD:
+        return (
+            f"run.gpus_per_worker=1: on GPUs attention has no kernel for heads narrower than {NARROWEST_HEAD}, the model's are "
+            f"{config.head_dim} wide; set it to 0, or give a model that has wider ones"
+        )
+    return ""
+
+
 def require_held_out(inputs: Mapping[str, Upstream], otherwise: str = "") -> None:
     """PlanOnly where an input holds no document back."""
     for role, upstream in inputs.items():
@@ -195,7 +213,8 @@ def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:
 def measured(
     manifests: Sequence[Mapping[str, Any]], params: PretrainParams, run: TrainRun, parameters: Parameters
 ) -> Mapping[str, Any] | None:
-    """The manifest of the latest training of the same model, rows and precision on the same ranks; None where there was none."""
+    """The manifest of the latest training of the same model, rows and precision on the same ranks; None where there was none. Of a model
+    that is another stage's, only the number of its parameters is known to be the same."""
     wanted = {"sequence_length": params.sequence_length, "precision": params.precision}
     ranks = {key: value for key, value in asdict(run).items() if key in SAME_RUN}
     for manifest in reversed(manifests):
@@ -203,6 +222,7 @@ def measured(
         if (
             wanted.items() <= manifest["params"].items()
             and ranks.items() <= manifest["run"].items()
+            and msgspec.convert(manifest["params"]["model"], ModelConfig | None) == params.model
             and metrics.get("parameters") == parameters.exact
             and metrics.get("tokens_per_second")
         ):
@@ -225,6 +245,7 @@ def words(found: Estimate) -> list[str]:
         f"on {training.world} × {assumptions.device} at {pace}",
         f"{short(cost.device_hours)} device hours, {dollars(cost.money)}, {short(cost.energy_kwh)} kWh, {short(cost.co2_kg)} kg CO2",
         memory_words(found),
+        *device_words(found),
     ]
 
 
@@ -238,6 +259,16 @@ def memory_words(found: Estimate) -> str:
         )
     others = ", ".join(f"{gigabytes(memory.total)} at {stage}" for stage, memory in found.memory.items() if stage != training.zero)
     return f"does not fit: {gigabytes(found.chosen.total)} a rank at ZeRO {training.zero}, {gigabytes(usable)} usable ({others})"
+
+
+def device_words(found: Estimate) -> list[str]:
+    """That `planning` is of another kind of device than the ranks', by its name; nothing where it is not."""
+    device, on_gpus = found.assumptions.device, found.training.device == "cuda"
+    if on_gpus and "CPU" in device:
+        return [f"the ranks have GPUs, and {device} is assumed: set planning=h100 or a100, or run.gpus_per_worker=0"]
+    if not on_gpus and "CPU" not in device:
+        return [f"the ranks have no GPU, and {device} is assumed: set run.gpus_per_worker=1, or planning=cpu"]
+    return []
 
 
 def conversion_words(found: Estimate) -> str:

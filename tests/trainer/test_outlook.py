@@ -42,10 +42,20 @@ def rows(command: str, root: Path, capsys: pytest.CaptureFixture[str]) -> dict[s
     return {row["stage"]: row for row in json.loads(capsys.readouterr().out)}
 
 
+GPT3 = {  # as they are usually given
+    "embedding": 617_558_016,
+    "unembedding": 617_558_016,
+    "attention": 57_982_058_496,
+    "mlp": 115_964_116_992,
+    "total": 175_181_291_520,
+    "active": 175_181_291_520,
+}
+
+
 def test_every_stage_that_trains_says_what_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = rows("crawl2chat plan model=gpt3-175b format=json", tmp_path, capsys)
     for name in ("pretrain", "sft"):
-        assert found[name]["parameters"]["total"] == 175_181_291_520
+        assert {part: found[name]["parameters"][part] for part in GPT3} == GPT3
         assert set(found[name]["memory_bytes"]) == {"0", "1", "2", "3"}
         assert all(found[name][key] > 0 for key in ("flops", "time_s", "money", "energy_kwh", "co2_kg"))
         assert found[name]["assumptions"]["device"] == "CPU core"
@@ -85,6 +95,7 @@ def test_a_shape_is_handed_on_to_what_is_trained_from_it(tmp_path: Path, capsys:
 
 def test_the_command_gives_gpt3s_published_flops_time_and_money(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = "crawl2chat plan target=pretrain model=gpt3-175b format=json pretrain.precision=bf16 zero=3 pretrain.run.workers=256"
+    command += " pretrain.run.gpus_per_worker=1 pretrain.run.micro_batch=1"
     command += " pretrain.sequence_length=2048 pretrain.batch_tokens=3840000 pretrain.max_steps=78125"
     command += f" planning.bf16_tflops={5.2e18 / 86400 / 1e12} planning.attention=none planning.price_per_hour=2"
     at_peak = rows(f"{command} planning.mfu=1", tmp_path, capsys)["pretrain"]
@@ -110,7 +121,27 @@ def test_assumptions_are_judged_and_are_no_part_of_identity(tmp_path: Path, caps
         configured("crawl2chat plan planning.mfuu=1", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ("planning=h100", "the ranks have no GPU, and H100 SXM is assumed: set run.gpus_per_worker=1, or planning=cpu"),
+        (
+            "pretrain.run.gpus_per_worker=1",
+            "the ranks have GPUs, and CPU core is assumed: set planning=h100 or a100, or run.gpus_per_worker=0",
+        ),
+        ("planning=a100 pretrain.run.gpus_per_worker=1", None),
+        ("planning=cpu", None),
+    ],
+)
+def test_a_plan_for_another_kind_of_device_than_the_ranks_says_so(
+    settings: str, line: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan(configured(f"crawl2chat plan target=pretrain {settings}", tmp_path))
+    assert [printed.strip() for printed in capsys.readouterr().out.splitlines() if " is assumed: " in printed] == ([line] if line else [])
+
+
 PARAMS, RANKS = PretrainParams(model=ModelConfig(vocab_size=2048)), TrainRun()
+ALIKE = ModelConfig(vocab_size=2048, num_attention_heads=6, num_key_value_heads=2, head_dim=32)  # as many parameters, other heads
 
 
 def manifest(params: PretrainParams = PARAMS, ranks: TrainRun = RANKS, **metrics: float) -> Mapping[str, Any]:
@@ -128,6 +159,8 @@ def manifest(params: PretrainParams = PARAMS, ranks: TrainRun = RANKS, **metrics
         ([manifest(ranks=TrainRun(workers=4))], None),
         ([manifest(replace(PARAMS, sequence_length=128))], None),
         ([manifest(parameters=2_000_000)], None),
+        ([manifest(replace(PARAMS, model=ALIKE))], None),
+        ([manifest(ranks=TrainRun(deterministic=True))], None),
         ([], None),
     ],
 )
@@ -169,6 +202,24 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
         (
             "pretrain.batch_tokens=1000",
             r"^pretrain: batch_tokens 1000 is no multiple of sequence_length 256; change one of them$",
+        ),
+        ("dpo.run.keep_best=1", r"^dpo\.run\.keep_best=1: no validation of this stage tells which are the best; set it to 0$"),
+        ("grpo.run.keep_best=2", r"^grpo\.run\.keep_best=2: no validation of this stage tells which are the best; set it to 0$"),
+        *(
+            (f"{name}.run.show_every=3", rf"^{name}\.run\.show_every=3: only pretraining shows what its model writes; set it to 0$")
+            for name in ("sft", "dpo", "grpo")
+        ),
+        (
+            "pretrain.validation_tokens=0 pretrain.run.show_every=3",
+            r"^pretrain\.run\.show_every=3: no held-out document to go on from; raise pretrain\.validation_tokens, or set it to 0$",
+        ),
+        *(
+            (
+                f"model.head_dim=8 {name}.run.gpus_per_worker=1",
+                rf"^{name}\.run\.gpus_per_worker=1: on GPUs attention has no kernel for heads narrower than 16, the model's are 8 wide; "
+                "set it to 0, or give a model that has wider ones$",
+            )
+            for name in ("pretrain", "sft")
         ),
         ("pretrain.model=null", r"pretrain\.model: null, and there is no pretrain\.needs\.model to take its shape from; set one of them"),
     ],

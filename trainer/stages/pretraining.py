@@ -15,7 +15,7 @@ from trainer.depth import from_depth
 from trainer.engine import Optimization, TrainRun, preflight
 from trainer.guard import Guard
 from trainer.model.config import ModelConfig
-from trainer.outlook import misfit, plan_pretraining
+from trainer.outlook import misfit, plan_pretraining, too_narrow
 from trainer.planning import Assumptions, count_parameters
 from trainer.stages.publishing import Seed, publish_model, training_metrics
 
@@ -149,6 +149,10 @@ def check_pretraining(name: str, params: PretrainParams, run: TrainRun, sources:
         raise UserError(
             f"{name}.run.keep_best={run.keep_best}: no validation tells the best; raise {name}.validation_tokens, or set it to 0"
         )
+    if run.show_every and not params.validation_tokens:
+        raise UserError(
+            f"{name}.run.show_every={run.show_every}: no held-out document to go on from; raise {name}.validation_tokens, or set it to 0"
+        )
     if params.rows_per_step < run.world_size:
         raise UserError(
             f"{name}.batch_tokens={params.batch_tokens}: makes {params.rows_per_step} rows of sequence_length={params.sequence_length}, "
@@ -204,7 +208,8 @@ def pretrain(ctx: StageContext, params: PretrainParams) -> Metrics:
 
 
 def shape(ctx: StageContext, params: PretrainParams, vocab_size: int) -> ModelConfig:
-    """Of the model that is to be trained: the one among the inputs, or a new one. UserError where the data do not fit it."""
+    """Of the model that is to be trained: the one among the inputs, or a new one. UserError where data or ranks do
+    not fit it."""
     from trainer.model.hf import load_config
 
     if params.model:
@@ -213,7 +218,7 @@ def shape(ctx: StageContext, params: PretrainParams, vocab_size: int) -> ModelCo
         except ValueError as error:
             raise UserError(f"{ctx.name}.model: {error}") from None
     config = load_config(ctx.inputs["model"].directory)
-    if wrong := misfit(config, params.sequence_length, vocab_size):
+    if wrong := misfit(config, params.sequence_length, vocab_size) or too_narrow(config, ctx.run):
         raise UserError(f"{ctx.name}.{wrong}")
     return config
 

@@ -10,7 +10,7 @@ from msgspec import Meta
 
 from pipeline.stage import Metrics, StageContext, UserError, stage, stem
 from trainer.engine import Optimization, Schedule, TrainRun, preflight
-from trainer.outlook import misfit, plan_fine_tuning, plan_preferences, plan_reinforcement
+from trainer.outlook import misfit, plan_fine_tuning, plan_preferences, plan_reinforcement, too_narrow
 from trainer.planning import Assumptions
 from trainer.stages.publishing import Seed, named_apart, publish_model, training_metrics
 
@@ -32,8 +32,14 @@ class SftParams(Optimization):
 def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse conversations without a set to train on or one to validate on before the base model is trained for them."""
     preflight(name, params, run)
+    require_nothing_to_show(name, run)
     if sources:
         require_both_sets(name, sources)
+
+
+def require_nothing_to_show(name: str, run: TrainRun) -> None:
+    if run.show_every:
+        raise UserError(f"{name}.run.show_every={run.show_every}: only pretraining shows what its model writes; set it to 0")
 
 
 def require_both_sets(name: str, files: Sequence[str]) -> None:
@@ -62,7 +68,7 @@ def sft(ctx: StageContext, params: SftParams) -> Metrics:
 
     directory = ctx.inputs["model"].directory
     config = load_config(directory)
-    if wrong := misfit(config, params.sequence_length):
+    if wrong := misfit(config, params.sequence_length) or too_narrow(config, ctx.run):
         raise UserError(f"{ctx.name}.{wrong}")
     files = ctx.files("conversations")
     task = FineTuning(
@@ -101,7 +107,15 @@ class DpoParams(Optimization):
             raise ValueError("preference_weight and nll_weight are both 0, which trains nothing; set one of them above 0")
 
 
-@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=preflight, plan=plan_preferences, assumes=Assumptions)
+def check_preferences(name: str, params: Optimization, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
+    """Refuse what needs a loss of held-out text, or text to go on from: neither this stage nor `grpo` has any."""
+    preflight(name, params, run)
+    require_nothing_to_show(name, run)
+    if run.keep_best:
+        raise UserError(f"{name}.run.keep_best={run.keep_best}: no validation of this stage tells which are the best; set it to 0")
+
+
+@stage(version=1, run=TrainRun, needs=("model", "preferences?"), check=check_preferences, plan=plan_preferences, assumes=Assumptions)
 def dpo(ctx: StageContext, params: DpoParams) -> Metrics:
     """Train a model to prefer the chosen of two answers."""
     from data_prep.tokenizer import Tokenizer
@@ -155,8 +169,8 @@ class GrpoParams(Optimization):
 
 
 def check_reinforcement(name: str, params: GrpoParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
-    """Refuse what no GPU can do."""
-    preflight(name, params, run)
+    """Refuse what `dpo` refuses, and what no GPU can do."""
+    check_preferences(name, params, run, sources, roles)
     if run.deterministic and run.gpus_per_worker:
         raise UserError(f"{name}.run.deterministic=true: GPUs add up probabilities in any order when tokens are drawn; set it to false")
 
