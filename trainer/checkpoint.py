@@ -154,8 +154,10 @@ def load(engine: Engine, checkpoint: Checkpoint, trajectory: Trajectory, wanted:
 
 
 def _read(engine: Engine, directory: str, tag: str) -> None:
-    path, _ = engine.deepspeed.load_checkpoint(directory, tag=tag, load_lr_scheduler_states=False)
-    if path is None:  # DeepSpeed's silent way to say that it found nothing
+    path = None  # also DeepSpeed's silent way to say that it found nothing
+    if Path(directory, tag).is_dir():  # it would not say which folder is not there
+        path, _ = engine.deepspeed.load_checkpoint(directory, tag=tag, load_lr_scheduler_states=False)
+    if path is None:
         raise FileNotFoundError(f"{directory}: DeepSpeed finds no checkpoint {tag!r} in it")
 
 

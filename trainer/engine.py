@@ -108,12 +108,14 @@ class TrainRun:
     threads: Annotated[int, Meta(ge=1, description="threads of a rank's matrix products")] = 1
     checkpoint_every: Annotated[int, Meta(ge=1, description="steps between checkpoints")] = 50
     keep_last: Annotated[int, Meta(ge=1, description="newest checkpoints that are kept, to go on from after a fault")] = 2
-    keep_best: Annotated[int, Meta(ge=0, description="checkpoints of the best validations that are saved and kept; 0: none is")] = 0
+    keep_best: Annotated[
+        int, Meta(ge=0, description="checkpoints of the best validations of pretrain or sft, saved and kept; 0: none is")
+    ] = 0
     keep_every: Annotated[int, Meta(ge=0, description="steps between checkpoints that are kept for good; 0: none is")] = 0
     restarts: Annotated[int, Meta(ge=0, description="restarts of all ranks after one was lost")] = 2
     tensorboard: Annotated[bool, Meta(description="write the numbers for TensorBoard, too, beside the checkpoints")] = False
     wandb: Annotated[str, Meta(description="project of Weights & Biases that gets the numbers, too; empty: none")] = ""
-    show_every: Annotated[int, Meta(ge=0, description="steps between texts that the model writes to be read; 0: none")] = 0
+    show_every: Annotated[int, Meta(ge=0, description="steps between texts that the model writes to be read; 0: none; pretrain alone")] = 0
     profile_step: Annotated[int, Meta(ge=0, description="step of which every rank writes a profile; 0: none")] = 0
     deterministic: Annotated[bool, Meta(description="refuse GPU operations whose result varies from run to run")] = False
 
@@ -292,10 +294,17 @@ class Engine:
 
     def step(self, number: int) -> float | None:
         """Apply the gradients at this step's learning rate; returns their norm before clipping, or None where fp16 had no room for
-        them: then nothing is applied, and they are scaled less from now on."""
+        them: then nothing is applied, and they are scaled less from now on. UserError where they cannot be scaled less."""
         for group in self.deepspeed.optimizer.param_groups:
             group["lr"] = self.settings.lr_at(number, self.total_steps)
-        self.deepspeed.step()
+        try:
+            self.deepspeed.step()
+        except Exception as error:
+            if "loss scale" not in str(error):
+                raise
+            raise UserError(
+                f"step {number + 1}: no scale is left at which fp16 has room for the gradients; lower lr, or set precision=bf16"
+            ) from None
         if self.settings.precision == "fp16" and self.deepspeed.optimizer.overflow:
             return None
         return self.norm if self.run.zero == 0 else float(self.deepspeed.get_global_grad_norm())
@@ -445,7 +454,9 @@ def set_up_device(run: TrainRun) -> torch.device:
         if run.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or its matrix products are refused
         torch.use_deterministic_algorithms(run.deterministic)
-        return torch.device("cuda", torch.cuda.current_device())
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))  # as DeepSpeed has it, which Ray's own choice need not be
+        torch.cuda.set_device(device)
+        return device
     return torch.device("cpu")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -126,7 +126,7 @@ def train(
         last = loop.run(first)
     finally:
         loop.saver.close()
-    loop.seen.close()
+        loop.seen.close()
     if plan.keep_best is not None and loop.state.best_step != last:
         loop.load_best()
     weights = full_state(model, keep=rank == 0)
@@ -167,8 +167,12 @@ class _Loop:
 
     def resume(self) -> int:
         """Load the newest checkpoint that fits; returns how many steps are done."""
-        found = checkpoint.find(self.trajectory, self.fits, lambda damage: self.note(f"a checkpoint is passed over: {damage}"))
+        found = self.find(self.fits)
         return 0 if found is None else self.load(found)
+
+    def find(self, fits: Callable[[Checkpoint], bool]) -> Checkpoint | None:
+        """The newest checkpoint that fits and is whole; those that are not are named."""
+        return checkpoint.find(self.trajectory, fits, lambda damage: self.note(f"a checkpoint is passed over: {damage}"))
 
     def load(self, found: Checkpoint) -> int:
         """Go back, or on, to a checkpoint; returns how many steps are done."""
@@ -260,7 +264,7 @@ class _Loop:
         if len(skipped) > self.plan.guard.rollbacks:
             raise UserError(f"{wrong}, after {len(skipped) - 1} bad steps were undone; lower lr, or raise guard.rollbacks")
         self.saver.finish()
-        found = checkpoint.find(self.trajectory, self.fits, self.note)
+        found = self.find(self.fits)
         if found is None:
             raise UserError(f"{wrong}, and no checkpoint to go back to; lower lr, raise warmup_steps, or lower run.checkpoint_every")
         done = self.load(found)
@@ -401,7 +405,7 @@ class _Loop:
         return found.step == step and found.facts["inputs"] == self.inputs
 
     def load_best(self) -> None:
-        found = checkpoint.find(self.trajectory, lambda found: self.is_of_step(found, self.state.best_step), self.note)
+        found = self.find(lambda found: self.is_of_step(found, self.state.best_step))
         if found is None:
             raise UserError(
                 f"{self.trajectory.directory}: the checkpoint of step {self.state.best_step}, the best one, is gone or damaged; "

@@ -105,7 +105,7 @@ class Seen:
             for name, value in values.items():
                 self._board.add_scalar(f"{group}/{name}", value, done)
         if self._wandb is not None:
-            self._wandb.log({f"{group}/{name}": value for name, value in values.items()}, step=done)
+            self._wandb.log({"step": done, **{f"{group}/{name}": value for name, value in values.items()}})
 
     def _memory(self) -> float:
         """Bytes: the most that tensors have taken of a GPU, or that this process has of the host."""
@@ -128,4 +128,6 @@ def _wandb(project: str, directory: Path) -> Any:
         import wandb
     except ImportError as error:
         raise UserError(f'run.wandb={project}: {error}; pip install "crawl2chat[wandb]"') from None
-    return wandb.init(project=project, dir=str(directory), resume="allow", id=directory.name[:32])
+    run = wandb.init(project=project, dir=str(directory), resume="allow", id=directory.name[:32])
+    run.define_metric("*", step_metric="step")  # its own count drops what comes again after going back
+    return run

@@ -2,9 +2,10 @@
 
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 
 import trainer.checkpoint
 from pipeline.stage import UserError
+from tests.trainer.test_engine import OFFLOADED
 from tests.trainer.worlds import (
     alone,
     continued,
@@ -26,11 +28,12 @@ from tests.trainer.worlds import (
     resumed,
     same_state,
     samples_read,
+    tiny,
     together,
     training,
     trajectory,
 )  # fmt: skip
-from trainer.engine import Optimization, TrainRun
+from trainer.engine import Engine, Optimization, TrainRun
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch
 from trainer.tasks.language_model import Pretraining
@@ -67,6 +70,15 @@ def test_from_two_ranks_to_one_and_back_is_the_uninterrupted_training(two_ranks:
 def test_one_rank_resumes_bit_for_bit_whenever_it_failed(tmp_path: Path, fails_at: int) -> None:
     whole = alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="whole"))
     assert equal(whole, alone(lambda: resumed(tmp_path, RUN, "cut", fails_at))) and same_state(tmp_path, "whole", "cut")
+
+
+@pytest.mark.parametrize(("zero", "offload"), OFFLOADED)
+def test_what_is_offloaded_resumes_bit_for_bit(tmp_path: Path, zero: int, offload: Any) -> None:
+    run = replace(RUN, zero=zero, offload=offload)
+    whole = alone(lambda: training(tmp_path, pretraining(tmp_path), run, name="whole"))
+    again = alone(lambda: resumed(tmp_path, run, "cut", 5))
+    assert equal(whole, again) and same_state(tmp_path, "whole", "cut")
+    assert again.counted["tokens"] < whole.counted["tokens"]
 
 
 def test_best_weights_survive_a_crash_after_them(tmp_path: Path) -> None:
@@ -130,6 +142,15 @@ def test_each_stage_goes_on_from_the_others(tmp_path: Path) -> None:
     assert all(torch.allclose(found.weights[name], tensor, rtol=0, atol=1e-6) for name, tensor in whole.weights.items())
 
 
+def test_what_is_offloaded_goes_on_at_other_stages(tmp_path: Path) -> None:
+    whole = alone(lambda: elastic(tmp_path, 1, steps=3, name="whole"))
+    kinds = [(2, "optimizer"), (1, "none"), (3, "parameters")]
+    for steps, (zero, offload) in enumerate(kinds, start=1):
+        found = alone(lambda: elastic(tmp_path, zero, steps=steps, under="moving", offload=offload))  # noqa: B023
+        assert found.counted == {"tokens": 6 * 24}
+    assert all(torch.allclose(found.weights[name], tensor, rtol=0, atol=1e-6) for name, tensor in whole.weights.items())
+
+
 @pytest.mark.proof
 @pytest.mark.parametrize("stages", [(2, 3, 1), (3, 0, 2), (0, 1, 0)])
 def test_ranks_and_stage_change_at_once(two_ranks: dict[str, Any], stages: tuple[int, int, int]) -> None:
@@ -177,6 +198,42 @@ def test_a_checkpoint_that_is_written_late_holds_what_was_saved(tmp_path: Path, 
         for found in list(trajectory(tmp_path, "whole").complete()):
             if found.step > checkpoint.step:
                 shutil.rmtree(found.directory)
+
+
+@dataclass
+class Telling(Pretraining):
+    """Tells that a step begins."""
+
+    at: int = 0
+    begun: threading.Event = field(default_factory=threading.Event)
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        if step == self.at:
+            self.begun.set()
+        return super().micro_batches(step, model)
+
+
+def test_steps_are_trained_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(files: dict[str, Any]) -> None:
+        waited.append(begun.wait(timeout=30))
+        write(files)
+
+    begun = threading.Event()
+    task = pretraining(tmp_path, kind=Telling, at=4, begun=begun)  # the first checkpoint is of three steps, one passes
+    waited: list[bool] = []
+    write = trainer.checkpoint._write
+    monkeypatch.setattr(trainer.checkpoint, "_write", late)
+    settings = Optimization(lr=1e-2, schedule="constant", warmup_steps=2)
+    alone(lambda: training(tmp_path, task, replace(RUN, checkpoint_every=3), settings=settings))
+    assert waited == [True, True] and [checkpoint.step for checkpoint in trajectory(tmp_path, "one").complete()] == [6, 3]
+
+
+@pytest.mark.parametrize("zero", range(4))
+def test_a_folder_without_a_checkpoint_is_no_checkpoint(tmp_path: Path, zero: int) -> None:
+    engine = alone(lambda: Engine(tiny(), Optimization(), replace(RUN, zero=zero), 1))
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(FileNotFoundError, match=rf"^{folder}: DeepSpeed finds no checkpoint 'state' in it$"):
+            trainer.checkpoint._read(engine, str(folder), trainer.checkpoint.TAG)
 
 
 def test_as_many_of_the_last_and_of_the_best_stay_as_asked_for(tmp_path: Path) -> None:

@@ -61,10 +61,12 @@ def upcycled(tmp_path: Path, dense: Artifact, sparse: Sparse) -> Artifact:
     return replace(published(ctx), manifest={"lineage": {}})
 
 
-def continued(tmp_path: Path, model: Artifact, lr: float = 1e-9, **changes: int) -> tuple[Artifact, Metrics]:
+def continued(
+    tmp_path: Path, model: Artifact, lr: float = 1e-9, tokenizer: Artifact | None = None, **changes: int
+) -> tuple[Artifact, Metrics]:
     files = (*write_shard(tmp_path / "corpus", "part", "train", 60), *write_shard(tmp_path / "corpus", "part", "validation", 9, seed=1))
     corpus = Artifact("tokenize", "c", "c", str(tmp_path), tuple(replace(file, records=1) for file in files), {"lineage": {}})
-    ctx = context(pretrain, tmp_path / "pretrain", model=model, tokenizer=model, corpus=corpus)
+    ctx = context(pretrain, tmp_path / "pretrain", model=model, tokenizer=tokenizer or model, corpus=corpus)
     ctx.run = TrainRun(workers=0, zero=1)
     values = {"sequence_length": 16, "batch_tokens": 64, "max_steps": 3, "validate_every": 3, "warmup_steps": 1, **changes}
     metrics = alone(lambda: pretrain(ctx, PretrainParams(lr=lr, weight_decay=0.0, model=None, **values)))  # type: ignore[arg-type]
@@ -105,6 +107,14 @@ def test_fine_tuning_begins_with_an_adopted_model(tmp_path: Path, shape: ModelCo
 def test_rows_longer_than_it_reads_are_refused(tmp_path: Path, theirs: Path) -> None:
     with pytest.raises(UserError, match=r"pretrain\.sequence_length=64: the model reads 32 tokens; lower it"):
         continued(tmp_path, adopted(tmp_path, theirs), sequence_length=64)
+
+
+def test_a_tokenizer_of_more_tokens_than_it_knows_is_refused(tmp_path: Path, theirs: Path) -> None:
+    (tmp_path / "larger").mkdir()
+    (tmp_path / "larger" / "tokenizer.model").write_bytes(train(["ab cd ef gh"] * 9, vocab_size=289))
+    larger = Artifact("tokenizer", "t", "t", str(tmp_path / "larger"), (), {})
+    with pytest.raises(UserError, match=r"^pretrain\.needs\.model: knows 288 tokens, needs\.tokenizer has 289; give it the model's own$"):
+        continued(tmp_path, adopted(tmp_path, theirs), tokenizer=larger)
 
 
 @pytest.mark.parametrize("sparse", [Sparse(num_experts=4), Sparse("glm4_moe", num_experts=4, first_k_dense_replace=0)], ids=str)

@@ -2,7 +2,7 @@
 
 import doctest
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,20 @@ import torch
 import trainer.guard
 from pipeline.stage import UserError
 from tests.data_prep.contexts import context
-from tests.trainer.worlds import TINY, VOCABULARY, Broken, Planted, alone, equal, planted, pretraining, training
+from tests.trainer.worlds import (
+    TINY,
+    UNDONE,
+    VOCABULARY,
+    Broken,
+    Corrupt,
+    Planted,
+    Steep,
+    alone,
+    equal,
+    planted,
+    pretraining,
+    training,
+)  # fmt: skip
 from trainer.engine import Optimization, TrainRun
 from trainer.guard import ENOUGH, Guard, problem
 from trainer.launch import NewModel, launch
@@ -23,7 +36,6 @@ from trainer.objectives.language_model import TokenBatch
 from trainer.stages import pretrain
 from trainer.stages.publishing import training_metrics
 from trainer.tasks.language_model import Pretraining
-from trainer.tasks.task import Term
 
 RUN = TrainRun(workers=1, zero=1, checkpoint_every=10)
 SETTINGS = Optimization(lr=1e-2, warmup_steps=5, schedule="constant")
@@ -73,26 +85,6 @@ def test_a_planted_bad_batch_is_undone_and_exactly_its_samples_are_skipped(tmp_p
     assert forewarned.state == replace(outcome.state, skipped=[])
 
 
-@dataclass
-class Corrupt(Planted):
-    """The loss of the rows of so many steps, from step `bad` on, is multiplied by a factor."""
-
-    factor: float = math.nan
-    steps: int = 1
-    now: float = 1.0
-
-    @property
-    def bad_rows(self) -> range:
-        return range((self.bad - 1) * self.rows_per_step, (self.bad - 1 + self.steps) * self.rows_per_step)
-
-    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
-        self.now = self.factor if {*self.bad_rows} & {*self.sample_numbers(step)} else 1.0
-        return super().micro_batches(step, model)
-
-    def terms(self, model: Transformer, batch: Any) -> Mapping[str, Term]:
-        return {name: replace(term, numerator=term.numerator * self.now) for name, term in super().terms(model, batch).items()}
-
-
 OFTEN = replace(RUN, checkpoint_every=2)
 
 
@@ -102,6 +94,29 @@ def test_a_loss_that_is_no_number_is_undone_and_its_samples_are_skipped(tmp_path
     assert outcome.state.skipped == [{"step": 4, "reason": f"loss is {factor}", "samples": [*range(72, 96)]}]
     forewarned = trained(tmp_path, planted(tmp_path, Forewarned, bad=4), "forewarned", run=OFTEN, steps=5)
     assert equal(replace(outcome, state=replace(outcome.state, skipped=[])), forewarned)
+
+
+@pytest.mark.parametrize(("zero", "factor"), [(0, math.nan), (1, math.inf), (2, math.nan), (3, math.inf)])
+def test_a_gradient_that_is_no_number_is_undone_though_its_loss_is_one(tmp_path: Path, zero: int, factor: float) -> None:
+    run = replace(OFTEN, zero=zero)
+    outcome = trained(tmp_path, planted(tmp_path, Steep, bad=4, factor=factor), "steep", run=run, steps=5)
+    assert_undone(outcome, 4)
+    forewarned = trained(tmp_path, planted(tmp_path, Forewarned, bad=4), "forewarned", run=run, steps=5)
+    assert equal(replace(outcome, state=replace(outcome.state, skipped=[])), forewarned)
+
+
+@pytest.mark.parametrize("zero", range(4))
+def test_a_gradient_that_is_far_too_long_is_undone_though_its_loss_is_as_usual(tmp_path: Path, zero: int) -> None:
+    task = planted(tmp_path, Steep, bad=ENOUGH + 2, factor=1e4)
+    outcome = trained(tmp_path, task, "steep", run=replace(OFTEN, zero=zero), steps=ENOUGH + 3)
+    assert_undone(outcome, ENOUGH + 2)
+
+
+def assert_undone(outcome: Outcome, step: int) -> None:
+    """For its gradient's norm, and nothing else was."""
+    [undone] = outcome.state.skipped
+    assert (undone["step"], undone["samples"]) == (step, [*range(24 * (step - 1), 24 * step)]) and undone["reason"].startswith("norm is")
+    assert outcome.weights is not None and all(tensor.isfinite().all() for tensor in outcome.weights.values())
 
 
 def test_so_many_bad_steps_are_undone_as_may_be_and_one_more_ends_the_training(tmp_path: Path) -> None:
@@ -144,8 +159,13 @@ def test_a_crash_before_or_after_going_back_changes_nothing(tmp_path: Path, time
     assert equal(whole, trained(tmp_path, planted(tmp_path), "cut"))
 
 
-def test_two_ranks_undo_the_same_step(two_ranks: dict[str, Any], tmp_path: Path) -> None:
-    assert [(entry["step"], entry["samples"]) for entry in two_ranks["undone"]] == [(91, list(planted(tmp_path).bad_rows))]
+@pytest.mark.parametrize(("kind", "zero", "factor", "bad"), UNDONE)
+def test_what_is_wrong_on_one_rank_alone_is_undone_by_all(
+    two_ranks: dict[str, Any], kind: type[Corrupt], zero: int, factor: float, bad: int
+) -> None:
+    [first], [second] = two_ranks["undone"][kind, zero, factor, bad]
+    assert first == second and (first["step"], first["samples"]) == (bad, [*range(24 * (bad - 1), 24 * bad)])
+    assert first["reason"].startswith("norm is" if kind is Steep else "loss is")
 
 
 def test_one_more_than_may_be_undone_is_an_error(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import process_time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,16 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_prep.token_shards import TokenShard, open_shards
-from pipeline.stage import Shard, Unit
+from pipeline.stage import Artifact, Shard, Unit
 from tests.data_prep.contexts import context
 from tests.trainer.test_sample_index import END, SIZES, numbered, shard
-from tests.trainer.worlds import write_shard
+from tests.trainer.worlds import TINY, alone, write_shard, write_tokenizer
 from trainer.data.corpus import Corpus
 from trainer.data.mixture import MixedIndex, Mixture
-from trainer.data.packing import PackedIndex, PackParams, best_fit, pack_shard, planned, rows_of
+from trainer.data.packing import WINDOW, PackedIndex, PackParams, best_fit, pack_shard, planned, rows_of
 from trainer.data.sample_index import IGNORED
 from trainer.engine import TrainRun
-from trainer.stages import PretrainParams, pretrain
+from trainer.stages import Phase, PretrainParams, pretrain
 from trainer.stages import packed as packed_corpora
 
 
@@ -149,7 +150,7 @@ def test_a_million_documents_are_packed_in_seconds() -> None:
     assert int(plan[3].sum(dtype=np.int64)) == int(lengths.sum())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def no_ray_after() -> Iterator[None]:
     """Others start their own."""
     yield
@@ -177,3 +178,34 @@ def test_plans_are_made_as_shards_and_one_more_shard_costs_one_more_plan(tmp_pat
         everything = Counter(int(token) for part in open_shards(corpus.train) for token in part.tokens)
         assert Counter(targets[targets != IGNORED].tolist()) == everything
     assert packed_corpora(ctx, replace(params, packing="concatenate"), (books,)) == (books,)
+
+
+def test_the_stage_trains_on_packed_corpora_as_mixture_phase_and_cap_say(tmp_path: Path, no_ray_after: None) -> None:
+    tokenizer = Artifact("tokenizer", "t", "t", str(write_tokenizer(tmp_path)), (), {"lineage": {}})
+    corpora: dict[str, Any] = {}
+    indexes: dict[str, PackedIndex] = {}
+    for seed, role in enumerate(("books", "web")):
+        files = tuple(replace(file, records=1) for file in write_shard(tmp_path / role, "same", "train", 40, seed=seed))
+        corpora[role] = replace(tokenizer, stage="tokenize", digest=role, files=files)
+        (tmp_path / "plans" / role).mkdir(parents=True)
+        indexes[role] = packed(open_shards(files), 24, 5, tmp_path / "plans" / role, window=WINDOW)
+    whole = {role: index.rows_per_epoch for role, index in indexes.items()}
+    held = {role: sum(len(part.tokens) for part in open_shards(corpora[role].select("train"))) for role in corpora}
+    ctx = context(pretrain, tmp_path / "stage", tokenizer=tokenizer, **corpora)
+    ctx.run = TrainRun(workers=0, zero=0, checkpoint_every=100, keep_last=1)
+    length: dict[str, Any] = {"sequence_length": 24, "batch_tokens": 96, "max_steps": 8, "schedule": "constant", "validation_tokens": 0}
+    given: dict[str, Any] = {"mixture": {"books": 3.0, "web": 1.0}, "phases": (Phase(0.75, {"books": 1.0, "web": 1.0}),)}
+    given |= {"max_epochs": {"web": 9.5 / whole["web"]}, "packing": "best_fit"}
+    metrics = alone(lambda: pretrain(ctx, PretrainParams(model=TINY, seed=5, **length, **given)))
+
+    rows = {"books": 23, "web": 9}  # 18 and 6 in six steps, then in turns, until the ninth of the web is the last
+    for role, number in rows.items():
+        assert metrics[f"{role}_tokens"] == number * held[role] // whole[role]
+        assert metrics[f"{role}_epochs"] == round(number / whole[role], 4)
+        assert metrics[f"{role}_padding"] == round(1 - held[role] / (24 * whole[role]), 6) > 0
+    read = [indexes[role].rows(range(number)).targets for role, number in rows.items()]
+    assert metrics["tokens"] == sum(int((targets != IGNORED).sum()) for targets in read) < 8 * 96
+    told = [event for event in map(json.loads, (tmp_path / "stage" / "events.jsonl").read_text().splitlines()) if "norm" in event]
+    assert [event["phase"] for event in told] == [0] * 6 + [1, 1]
+    assert [event["web_epoch"] * whole["web"] for event in told] == pytest.approx([0, 1, 2, 3, 4, 5, 6, 8])
+    assert [checkpoint.step for checkpoint in ctx.trajectory.complete()] == [8, 6]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import resource
@@ -10,8 +11,9 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -32,16 +34,17 @@ from trainer import engine
 from trainer.data.corpus import Corpus
 from trainer.data.sample_index import Rows, Segment, padded
 from trainer.engine import Optimization, TrainRun, deepspeed_config, settling
-from trainer.guard import Guard
+from trainer.guard import ENOUGH, Guard
 from trainer.launch import join_alone
 from trainer.loop import Outcome, Plan, train
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch
 from trainer.tasks.language_model import Pretraining
-from trainer.tasks.task import Place, Task
+from trainer.tasks.task import Place, Task, Term
 
 VOCABULARY, END = 61, 1
+PATIENCE = timedelta(minutes=5)  # with another rank: those that disagree on what comes next would wait for each other
 TINY = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=64)
 
 
@@ -97,6 +100,61 @@ class Planted(Pretraining):
     @property
     def bad_rows(self) -> range:
         return range((self.bad - 1) * self.rows_per_step, self.bad * self.rows_per_step)
+
+
+@dataclass
+class Corrupt(Planted):
+    """The loss of the rows of so many steps, from step `bad` on, is multiplied by a factor: on every rank, or on the one of this number."""
+
+    factor: float = math.nan
+    steps: int = 1
+    only_on: int | None = None
+    now: float = 1.0
+
+    @property
+    def bad_rows(self) -> range:
+        return range((self.bad - 1) * self.rows_per_step, (self.bad - 1 + self.steps) * self.rows_per_step)
+
+    def start(self, place: Place, model: Transformer) -> None:
+        super().start(place, model)
+        self.spared = self.only_on not in (None, place.rank)
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        self.now = self.factor if {*self.bad_rows} & {*self.sample_numbers(step)} and not self.spared else 1.0
+        return super().micro_batches(step, model)
+
+    def terms(self, model: Transformer, batch: Any) -> Mapping[str, Term]:
+        return {name: replace(term, numerator=self.spoiled(term.numerator)) for name, term in super().terms(model, batch).items()}
+
+    def spoiled(self, numerator: torch.Tensor) -> torch.Tensor:
+        return numerator * self.now
+
+
+class Misread(Corrupt):
+    """Of the loss only what is told is wrong, the gradient is right."""
+
+    def spoiled(self, numerator: torch.Tensor) -> torch.Tensor:
+        return numerator + (numerator * (self.now - 1)).detach()
+
+
+class Steep(Corrupt):
+    """What is told of the loss is right, its gradient is wrong."""
+
+    def spoiled(self, numerator: torch.Tensor) -> torch.Tensor:
+        return Steepened.apply(numerator, self.now)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class Steepened(torch.autograd.Function):
+    """A number as it is, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, number: torch.Tensor, factor: float) -> torch.Tensor:
+        ctx.factor = factor
+        return number.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradient * ctx.factor, None
 
 
 def planted(directory: Path, kind: type[Planted] = Planted, **changes: Any) -> Planted:
@@ -173,7 +231,7 @@ def _rank(
     if backend == "nccl":
         torch.cuda.set_device(rank)
     store = dist.FileStore(rendezvous, ranks)
-    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=ranks, timeout=PATIENCE)
     torch.save(function(*arguments), f"{directory}/result-{rank}.pt")
     dist.destroy_process_group()
     sys.stdout.flush()
@@ -317,7 +375,7 @@ def same_state(folder: Path, first: str, second: str) -> bool:
 def two_ranks_cases(directory: str) -> dict[str, Any]:
     """`weights`: those of 4 steps at each ZeRO stage with 7 rows on two ranks in micro-batches of 3, so that one rank has a micro-batch
     less. `exact`: whether resuming gives the same bits, by precision and stage. `drawn`: see there. `crowded`: what is said where
-    the last rank has no room. `gradients` and `curves`: see there. The trainings `shown-1` and `shown-3` let texts be read."""
+    the last rank has no room. `undone`, `gradients` and `curves`: see there. The trainings `shown-1` and `shown-3` let texts be read."""
     folder = Path(directory)
     weights, exact = {}, {}
     for zero in range(4):
@@ -336,10 +394,7 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
     for zero in range(4):
         elastic(folder, zero, steps=2)
     uncut = {zero: elastic(folder, zero, steps=6, name="whole") for zero in range(4)}
-    settings = Optimization(lr=1e-2, warmup_steps=5, schedule="constant")
-    undone = training(
-        folder, planted(folder), TrainRun(zero=2, checkpoint_every=10), name="planted", settings=settings, steps=92, guard=Guard()
-    ).state.skipped
+    undone = {case: undone_by(folder, *case) for case in UNDONE}
     # rank 0 writes texts meanwhile, the other does not
     for zero in (1, 3):
         task = pretraining(folder, tokenizer=str(folder / "tokenizer"))
@@ -353,6 +408,26 @@ def two_ranks_cases(directory: str) -> dict[str, Any]:
     found = {"weights": weights, "exact": exact, "whole": uncut, "undone": undone, "crowded": refused}
     draws = {zero: drawn(folder, zero) for zero in range(4)}
     return {**found, "drawn": draws, "gradients": gradients(folder), "curves": golden_curves(folder)}
+
+
+UNDONE: list[tuple[type[Corrupt], int, float, int]] = [
+    (Misread, 0, math.inf, 4),
+    (Misread, 3, math.inf, 4),
+    (Steep, 2, math.inf, 4),
+    (Misread, 1, 1e4, ENOUGH + 2),
+]
+
+
+def undone_by(folder: Path, kind: type[Corrupt], zero: int, factor: float, bad: int) -> list[list[dict[str, Any]]]:
+    """By rank: the steps that it has undone, where the share of rank 1 alone was bad in one step."""
+    task = planted(folder, kind, factor=factor, bad=bad, only_on=1)
+    run = TrainRun(zero=zero, micro_batch=12, checkpoint_every=2)
+    settings = Optimization(lr=1e-2, warmup_steps=5, schedule="constant")
+    name = f"undone-{kind.__name__}-{zero}"
+    outcome = training(folder, task, run, name=name, settings=settings, steps=bad + 1, validate_every=20, guard=Guard())
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, outcome.state.skipped)
+    return found
 
 
 @dataclass
@@ -393,10 +468,18 @@ def gradients(folder: Path) -> dict[str, tuple[float, dict[str, torch.Tensor]]]:
 
 
 def elastic(
-    folder: Path, zero: int, *, steps: int, name: str = "elastic", under: str = "", precision: Any = "fp32", **changes: Any
+    folder: Path,
+    zero: int,
+    *,
+    steps: int,
+    name: str = "elastic",
+    under: str = "",
+    precision: Any = "fp32",
+    offload: Any = "none",
+    **changes: Any,
 ) -> Outcome:
     """A training that ranks of any number may continue; its learning rates do not depend on how long it lasts."""
-    run = TrainRun(zero=zero, micro_batch=2, checkpoint_every=1)
+    run = TrainRun(zero=zero, offload=offload, micro_batch=2, checkpoint_every=1)
     settings = Optimization(lr=1e-2, warmup_steps=2, schedule="constant", precision=precision)
     name = under or f"{name}-{zero}"
     task = pretraining(folder, kind=Noted, read=str(folder / f"{name}.read"), **changes)
