@@ -17,6 +17,7 @@ from trainer.model.attention import cosine_factor, stretched
 from trainer.model.config import CLASSES, ModelConfig, RopeScaling, from_huggingface, to_huggingface
 from trainer.model.hf import complete_model, load_model, model_card, save_weights
 from trainer.model.transformer import Transformer, on
+from trainer.planning import count_parameters
 
 TINY = ModelConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=64).resolved(
     97
@@ -227,3 +228,55 @@ def test_a_config_that_cannot_be_run_is_refused_in_one_line(changes: dict[str, A
     with pytest.raises(UserError, match=said) as caught:
         from_huggingface(values, "config.json")
     assert "\n" not in str(caught.value)
+
+
+# what the config.json of a public model says of its shape, and how many parameters its publisher's files hold
+QWEN3_WORDS = {"attention_bias": False, "use_sliding_window": False, "sliding_window": None, "rope_scaling": None, "rope_theta": 1000000}
+PUBLIC: dict[str, tuple[dict[str, Any], int]] = {
+    "Llama 3.1 8B": (
+        {
+            "model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
+            "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+            "rope_theta": 500000.0, "tie_word_embeddings": False, "attention_bias": False, "mlp_bias": False, "pretraining_tp": 1,
+            "rope_scaling": {
+                "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+                "rope_type": "llama3",
+            },
+        },
+        8_030_261_248,
+    ),
+    "Qwen3 0.6B": (
+        {
+            **QWEN3_WORDS, "model_type": "qwen3", "vocab_size": 151936, "hidden_size": 1024, "intermediate_size": 3072,
+            "num_hidden_layers": 28, "max_window_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128,
+            "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "tie_word_embeddings": True,
+        },
+        596_049_920,
+    ),
+    "Qwen3 30B-A3B": (
+        {
+            **QWEN3_WORDS, "model_type": "qwen3_moe", "vocab_size": 151936, "hidden_size": 2048, "intermediate_size": 6144,
+            "num_hidden_layers": 48, "num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128, "num_experts": 128,
+            "num_experts_per_tok": 8, "moe_intermediate_size": 768, "norm_topk_prob": True, "decoder_sparse_step": 1, "mlp_only_layers": [],
+            "max_position_embeddings": 40960, "rms_norm_eps": 1e-6, "tie_word_embeddings": False,
+        },
+        30_532_122_624,
+    ),
+    "GLM 4.5 Air": (
+        {
+            "model_type": "glm4_moe", "vocab_size": 151552, "hidden_size": 4096, "intermediate_size": 10944, "num_hidden_layers": 46,
+            "num_attention_heads": 96, "num_key_value_heads": 8, "head_dim": 128, "n_routed_experts": 128, "n_shared_experts": 1,
+            "num_experts_per_tok": 8, "moe_intermediate_size": 1408, "first_k_dense_replace": 1, "norm_topk_prob": True,
+            "n_group": 1, "topk_group": 1, "routed_scaling_factor": 1.0, "num_nextn_predict_layers": 1, "partial_rotary_factor": 0.5,
+            "attention_bias": True, "use_qk_norm": False, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
+            "rope_scaling": None, "rope_theta": 1000000, "tie_word_embeddings": False,
+        },
+        106_852_245_504,  # without the layer that predicts a second token
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_public_models_have_the_shape_and_the_parameters_they_are_known_for(name: str) -> None:
+    values, parameters = PUBLIC[name]
+    assert count_parameters(from_huggingface(values, "config.json")).exact == parameters
