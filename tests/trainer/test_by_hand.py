@@ -60,6 +60,6 @@ def test_in_sixteen_bits_a_feed_forward_layer_sums_over_all_tokens_at_once(monke
     monkeypatch.setattr(module, "ACTIVATIONS_AT_ONCE", 16)
     monkeypatch.setattr(module, "TOKENS_AT_LEAST", 1)
     assert all(torch.equal(*pair) for pair in zip(whole, torch.autograd.grad(swiglu(*inputs).sum(), inputs), strict=True))
-    monkeypatch.setattr(module, "_trained_as_written", lambda: False)  # as a compiler is given it
+    monkeypatch.setattr(module, "trained_as_written", lambda: False)  # as a compiler is given it
     for own, usual in zip(whole, torch.autograd.grad(swiglu(*inputs).sum(), inputs), strict=True):
         torch.testing.assert_close(own, usual, rtol=2e-2, atol=2e-2 * float(usual.abs().max()))
