@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from benchmarks.gpu_proof import KERNELS, PROOFS, Box, main, model_differences, product_differences
+from benchmarks.gpu_kernels import model_differences, product_differences
+from benchmarks.gpu_proof import KERNELS, PROOFS, Box, main
 from trainer.model import attention
 
 

@@ -146,8 +146,6 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     with stopping_at_a_checkpoint(training) as asked:
         while True:
             await_room(training, NODES_RETURN_S if failures else 0, asked)
-            if busy == 1:
-                training.progress.event("note", text="waits until what its ranks reserve is free")
             # Ray's own snapshots are of no use here: they live and go with this launch
             with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
                 trainer = Trainer(
@@ -166,12 +164,14 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                 except TrainingFailedError as error:
                     training.fence.check()
                     cause = _cause(error)
-            if type(cause).__name__ != BUSY and not lost(cause):
+            if not lost(cause):
                 raise cause
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             if asked.is_set():
                 raise Stopped(f"asked to, after ranks were lost ({reason:.120})")
             if type(cause).__name__ == BUSY:
+                if not busy:
+                    training.progress.event("note", text="waits until what its ranks reserve is free")
                 busy += 1
                 continue
             if failures == run.restarts:

@@ -97,10 +97,8 @@ def test_a_request_to_end_that_comes_with_the_loss_of_a_rank_is_not_forgotten(tm
     assert [checkpoint.step for checkpoint in asked.trajectory.complete()][:1] in ([2], [4])
     # no restart in between: the next launch finds what is lost and goes on
     assert "restart" not in (tmp_path / "asked.jsonl").read_text()
-    with pytest.raises(
-        UserError, match=r"ranks were lost 1 times \(.*\): see to the machine's memory and nodes, then run the same command"
-    ):
-        (tmp_path / "died").unlink()
+    (tmp_path / "died").unlink()
+    with pytest.raises(UserError, match=r"ranks were lost 1 times \(.*\): see to the machine's memory and nodes, then run the same"):
         train_on_ray(replace(asked, task=replace(task, asked=0), run=replace(asked.run, restarts=0)), "again")
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from tests.trainer import worlds
-from trainer import engine
 from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, full_state, gathered, is_sharded, settling
 from trainer.model.config import ModelConfig
 from trainer.model.hf import complete_model, load_model, save_weights
@@ -179,7 +178,7 @@ def kept_whole(config: ModelConfig) -> tuple[list[str], int]:
     settings, run = Optimization(), TrainRun(zero=3)
     asked = deepspeed_config(settings, run)
     asked["zero_optimization"] |= {"stage3_max_reuse_distance": 0, "stage3_max_live_parameters": 0, "stage3_param_persistence_threshold": 0}
-    with patch.object(engine, "deepspeed_config", lambda *_: asked):
+    with patch("trainer.engine.deepspeed_config", lambda *_: asked):
         model = Transformer(config, 1, settling(settings, run, CPU))
         there = Engine(Likelihood(model), settings, run, 10)
     gathered: dict[str, StorageWeakRef] = {}
