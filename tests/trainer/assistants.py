@@ -14,7 +14,7 @@ TEXTS = [f"What is {a}+{b}? The user asks and the assistant says {a + b}.\n" for
 CONFIG = ModelConfig(hidden_size=16, num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=128)
 
 
-def save_assistant(directory: Path, seed: int = 0) -> tuple[Transformer, Tokenizer, ChatFormat]:
+def save_assistant(directory: Path, seed: int = 0, config: ModelConfig = CONFIG) -> tuple[Transformer, Tokenizer, ChatFormat]:
     """Write a Hugging Face directory of an untrained model; returns what it holds."""
     model_file = train(TEXTS, 340)
     source = directory / "tokenizer"
@@ -23,7 +23,7 @@ def save_assistant(directory: Path, seed: int = 0) -> tuple[Transformer, Tokeniz
     for name, content in export(model_file).items():
         (source / name).write_bytes(content)
     tokenizer = Tokenizer.load(source)
-    model = Transformer(CONFIG.resolved(tokenizer.vocab_size), seed=seed)
+    model = Transformer(config.resolved(tokenizer.vocab_size), seed=seed)
     chat = ChatFormat(tokenizer)
     save_weights(model.state_dict(), model.config, directory)
     ends = (tokenizer.eos_id, chat.end_id)
