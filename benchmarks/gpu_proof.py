@@ -4,7 +4,8 @@
 
 The first lines compare a GPU's kernels with what a CPU computes. Each other line is a training, or several, on ranks of their own:
 exact resumption over NCCL, offloaded as well, ranks that become fewer and more, experts under ZeRO 3, losses in half precision beside
-fp32's, model FLOPs utilisation, and the peak of memory beside the planner's figure.
+fp32's, model FLOPs utilisation, and the peak of memory beside the planner's figure. The last is the command line from pages to
+evaluation, with ranks that Ray Train places.
 `--plan` says what would run and for how long. `--device cpu` runs the same lines over gloo with models small enough for two cores,
 so that all but CUDA itself is tried; its speed and memory are shown, not judged.
 """
@@ -16,6 +17,7 @@ import json
 import os
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +43,7 @@ MOST_ROWS = 32
 KERNELS = {"fp32": 1e-4, "bf16": 0.02}  # relative: what another order of sums may make; TF32 for fp32 makes 2e-3
 SAME = 1e-6
 HALF = 0.05  # nats
+TRAININGS = ("pretrain", "sft", "dpo", "grpo")
 
 
 @dataclass(frozen=True)
@@ -491,6 +494,19 @@ def matrix_peak(box: Box) -> float:
     return total.item()
 
 
+def whole_run(box: Box) -> list[Line]:
+    """Pages to evaluation at the demo's shortest, every training on two ranks: what places them is Ray Train here, not this file."""
+    gpus = [f"{stage}.run.gpus_per_worker={int(box.gpu)}" for stage in TRAININGS]
+    command = [sys.executable, "-m", "pipeline", "run", "recipe=tiny", "model=demo", f"root={box.folder / 'run'}", *gpus]
+    command += [f"evaluate.run.gpus={int(box.gpu)}", "name=proof"]
+    begun = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        print(done.stderr, file=sys.stderr)
+    found = f"exit {done.returncode} after {time.monotonic() - begun:.0f} s"
+    return [Line(f"crawl2chat recipe=tiny, {RANKS} ranks by Ray Train", found, "exit 0", done.returncode == 0)]
+
+
 PROOFS = (
     Proof("kernels", "loss and gradients of packed documents, dense and with experts, on a GPU and on the CPU", 1, kernels),
     Proof("exactness", "8 steps whole, and cut at the 7th: fp32 at ZeRO 0 to 3, bf16 at 1 to 3 and, offloaded, at 2 and 3", 4, exactness),
@@ -498,6 +514,7 @@ PROOFS = (
     Proof("experts", "a mixture of 8 experts with selection biases at ZeRO 3 in fp32 and bf16, whole and cut", 2, experts),
     Proof("precision", "40 steps in fp32, bf16 and fp16 at ZeRO 2", 2, half_precision),
     Proof("speed", "124 million parameters in bf16 at ZeRO 1 to 3, plain, recomputed, compiled: MFU, memory", 6, speed_and_memory),
+    Proof("pipeline", "recipe=tiny from pages to evaluation on the command line, every training on two GPUs under Ray Train", 3, whole_run),
 )
 
 
