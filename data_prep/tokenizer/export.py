@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.tokenizer.control import CHAT_TEMPLATE, CONTROL_TOKENS, END_OF_DOCUMENT, PAD
+from data_prep.tokenizer.control import CONTROL_TOKENS, END_OF_DOCUMENT, OWN_CHAT, PAD
 from data_prep.tokenizer.encoder import CONFIG, HUGGING_FACE, HuggingFaceCodec, SentencePieceCodec
 from data_prep.tokenizer.training import SPACE_MARK
 from data_prep.tokenizer.vocabulary import merges, pieces
@@ -25,7 +25,7 @@ def export(model: bytes) -> dict[str, bytes]:
         HUGGING_FACE: tokenizer_json(model).encode(),
         CONFIG: _json(_config(control)),
         "special_tokens_map.json": _json(_special_tokens()),
-        "chat_template.jinja": CHAT_TEMPLATE.encode(),
+        "chat_template.jinja": OWN_CHAT.template().encode(),
     }
 
 
@@ -82,7 +82,7 @@ def _config(control: dict[str, int]) -> dict[str, Any]:
     flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
     return {
         "added_tokens_decoder": {str(number): {"content": token, **flags} for token, number in control.items()},
-        "chat_template": CHAT_TEMPLATE,
+        "chat_template": OWN_CHAT.template(),
         "clean_up_tokenization_spaces": False,
         "tokenizer_class": "PreTrainedTokenizerFast",
         **_special_tokens(),

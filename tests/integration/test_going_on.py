@@ -70,7 +70,7 @@ def test_more_steps_go_on_from_the_checkpoint_before_the_decay_at_the_speed_that
 
 def test_any_stage_begins_with_somebodys_model(tiny: Plain, tmp_path: Path, ray_head: str) -> None:
     theirs = tmp_path / "theirs"
-    save_assistant(theirs, seed=3, config=replace(CONFIG, max_position_embeddings=256))
+    save_assistant(theirs, 3, replace(CONFIG, max_position_embeddings=256), control=("<|endoftext|>", "<|im_start|>", "<|im_end|>"))
     made = tiny.root / "runs" / "tiny" / "stages" / "demo"
     continued = Plain(tmp_path / "continued", ray_head, recipe="continued")
     sources = {
@@ -101,6 +101,7 @@ def test_any_stage_begins_with_somebodys_model(tiny: Plain, tmp_path: Path, ray_
         assert all((ended[name] - tensor).abs().max() < 1e-6 for name, tensor in began.items()), stage
     found = json.loads((continued.root / "runs" / "continued" / "stages" / "evaluate" / "evaluation.json").read_text())
     assert found.keys() == {"adopt", *TRAININGS}
+    assert continued.manifest("adopt", *arguments)["metrics"]["chat_format"] == "chatml"
     assert all(model["bits_per_byte"] == pytest.approx(found["adopt"]["bits_per_byte"], abs=1e-5) for model in found.values())
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from data_prep.tokenizer import Tokenizer
+from data_prep.tokenizer.control import chat_marks
 from pipeline.stage import UserError
-from tests.trainer.assistants import save_assistant
+from tests.trainer.assistants import save_assistant, save_foreign_tokenizer
 from trainer.data.chat import ROLES, ChatFormat
 from trainer.data.records import read_records
 from trainer.data.sample_index import IGNORED
@@ -62,6 +63,44 @@ def test_transformers_renders_the_same_ids(assistant: Path, chat: ChatFormat) ->
     theirs = AutoTokenizer.from_pretrained(assistant)
     assert theirs.apply_chat_template(MESSAGES, return_dict=False) == list(chat.render(MESSAGES).ids)
     assert theirs.apply_chat_template(MESSAGES[:2], add_generation_prompt=True, return_dict=False) == chat.prompt(MESSAGES[:2])
+
+
+CHATML = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+LLAMA3 = ("<|end_of_text|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+
+@pytest.mark.parametrize(
+    ("control", "text"),
+    [
+        (CHATML, "<|im_start|>user\nWhat is 2+3?<|im_end|>\n<|im_start|>assistant\n5<|im_end|>"),
+        (
+            LLAMA3,
+            "<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\nWhat is 2+3?<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n5<|eot_id|>",
+        ),
+    ],
+    ids=["chatml", "llama3"],
+)
+def test_somebodys_tokenizer_keeps_the_format_it_has_marks_for(tmp_path: Path, control: tuple[str, ...], text: str) -> None:
+    save_foreign_tokenizer(tmp_path / "theirs", *control)
+    chat, theirs = ChatFormat(Tokenizer.load(tmp_path / "theirs")), AutoTokenizer.from_pretrained(tmp_path / "theirs")
+    marks = chat_marks(control)
+    assert marks is not None
+    whole = chat.render(MESSAGES[1:3])
+    assert theirs.decode(whole.ids) == text
+    assert theirs.decode([token for token, trained in zip(whole.ids, whole.trained, strict=True) if trained]) == f"5{control[-1]}"
+    for messages in (MESSAGES, MESSAGES[1:]):
+        assert theirs.apply_chat_template(messages, chat_template=marks.template(), return_dict=False) == list(chat.render(messages).ids)
+        opened = theirs.apply_chat_template(messages[:-1], chat_template=marks.template(), add_generation_prompt=True, return_dict=False)
+        assert opened == chat.prompt(messages[:-1]) == list(chat.render(messages).ids[: len(opened)])
+
+
+def test_a_tokenizer_without_a_format_that_is_known_is_refused(tmp_path: Path) -> None:
+    save_foreign_tokenizer(tmp_path / "theirs", "</s>", "<|user|>", "<|assistant|>")
+    with pytest.raises(
+        UserError, match=r"^tokenizer: it has no chat format that is known: use one that has <\|im_start\|> .*, or <\|beg.*eot_id\|>$"
+    ):
+        ChatFormat(Tokenizer.load(tmp_path / "theirs"))
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=4))

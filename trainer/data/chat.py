@@ -2,8 +2,9 @@
 
     <|im_start|>role<|im_sep|>content<|im_end|>  … one turn after the other, nothing between them
 
-The marks are control ids placed by number; roles and contents are encoded as ordinary text, so no content can forge a turn.
-Trained are the contents of the assistant and the <|im_end|> that closes them.
+or, with somebody else's tokenizer, as the marks it has are used (`data_prep.tokenizer.control`). The marks are control ids placed by
+number; roles and contents are encoded as ordinary text, so no content can forge a turn. Trained are the contents of the assistant
+and the mark that ends them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_prep.tokenizer.control import ROLE_END, TURN_END, TURN_START
+from data_prep.tokenizer.control import CHAT_FORMATS, chat_marks
 from pipeline.stage import UserError
 from trainer.data.sample_index import IGNORED, Segment
 
@@ -41,15 +42,23 @@ class Rendered:
 
 
 class ChatFormat:
-    """Renders with the control ids of one tokenizer. Raises UserError where it lacks one of them."""
+    """Renders with the marks of one tokenizer. Raises UserError where it has those of no format that is known."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
+        marks = chat_marks(tokenizer.control)
+        if marks is None:
+            wanted = ", or ".join(" ".join(known.control()) for known in CHAT_FORMATS)
+            raise UserError(f"tokenizer: it has no chat format that is known: use one that has {wanted}")
         self._encode = tokenizer.encode
-        try:
-            self._start, self._separator, self.end_id = (tokenizer.control[mark] for mark in (TURN_START, ROLE_END, TURN_END))
-        except KeyError as missing:
-            marks = f"{TURN_START} {ROLE_END} {TURN_END}"
-            raise UserError(f"tokenizer: it has no {missing} and so no chat format: use one that has {marks}") from None
+
+        def ids(*parts: str) -> list[int]:
+            return [
+                number for part in parts for number in ([tokenizer.control[part]] if part in marks.control() else tokenizer.encode(part))
+            ]
+
+        self._begin, self._start = ids(marks.begin), ids(marks.start)
+        self._role_end, self._between = ids(*marks.role_end), ids(marks.between)
+        self.end_id = tokenizer.control[marks.end]
         self.stop_ids = (self.end_id, tokenizer.eos_id)
 
     def render(self, messages: Sequence[Message], where: str = "conversation") -> Rendered:
@@ -57,9 +66,9 @@ class ChatFormat:
         ids: list[int] = []
         trained: list[bool] = []
         roles: list[str] = []
-        for message in messages:
+        for number, message in enumerate(messages):
             role, content = _checked(message, where)
-            opening = [self._start, *self._encode(role), self._separator]
+            opening = self._opening(role, number)
             answer = [*self._encode(content), self.end_id]
             ids += opening + answer
             trained += [False] * len(opening) + [role == "assistant"] * len(answer)
@@ -71,10 +80,14 @@ class ChatFormat:
     def prompt(self, messages: Sequence[Message], where: str = "prompt") -> list[int]:
         """The conversation so far and an opened turn of the assistant, ready to generate."""
         ids: list[int] = []
-        for message in messages:
+        for number, message in enumerate(messages):
             role, content = _checked(message, where)
-            ids += [self._start, *self._encode(role), self._separator, *self._encode(content), self.end_id]
-        return [*ids, self._start, *self._encode("assistant"), self._separator]
+            ids += [*self._opening(role, number), *self._encode(content), self.end_id]
+        return ids + self._opening("assistant", len(messages))
+
+    def _opening(self, role: str, number: int) -> list[int]:
+        """What stands before the content of turn `number`."""
+        return [*(self._between if number else self._begin), *self._start, *self._encode(role), *self._role_end]
 
 
 def _checked(message: Message, where: str) -> tuple[str, str]:

@@ -25,10 +25,11 @@ INDEX = "model.safetensors.index.json"
 DTYPES = ("F64", "F32", "BF16", "F16")  # others are quantised, and mean nothing without their scales
 SHARD_BYTES = 5_000_000_000  # larger models are written as several files
 ARCHITECTURES = {"qwen3": "Qwen3", "llama": "Llama", "qwen3_moe": "Qwen3-MoE", "glm4_moe": "Glm4Moe"}
+CHAT_TEMPLATE = "chat_template.jinja"
 # what a tokenizer directory may hold; the rest of a model directory is written anew
 TOKENIZER_FILES = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json", "merges.txt",
+    "vocab.json", "merges.txt", CHAT_TEMPLATE,
 )  # fmt: skip
 
 
@@ -92,7 +93,15 @@ def checkpoint_tensors(state: Mapping[str, Tensor], config: ModelConfig) -> dict
 
 
 def complete_model(
-    directory: str | Path, config: ModelConfig, *, dtype: str, tokenizer: str | Path, end_ids: tuple[int, ...], pad_id: int, card: str
+    directory: str | Path,
+    config: ModelConfig,
+    *,
+    dtype: str,
+    tokenizer: str | Path,
+    end_ids: tuple[int, ...],
+    pad_id: int,
+    card: str,
+    template: str | None = None,
 ) -> list[str]:
     """Write what a directory with weights lacks, and return the names of all its files, sorted. Same arguments, same bytes.
 
@@ -100,22 +109,23 @@ def complete_model(
     tokenizer  directory whose tokenizer files are copied
     end_ids    ids that end a generation, the document's end first
     card       README.md: what the model is and what it was made from
+    template   chat template; None: the tokenizer's, if it has one
     """
-    from data_prep.tokenizer.control import CHAT_TEMPLATE
-
     target = Path(directory)
     weights = [path.name for path in _weight_files(target)] + [INDEX] * (target / INDEX).is_file()
-    written = [*weights, "config.json", "generation_config.json", "chat_template.jinja", "README.md"]
+    written = [*weights, "config.json", "generation_config.json", "README.md"]
     _write_json(target / "config.json", to_huggingface(config, dtype=dtype, bos=None, eos=end_ids[0], pad=pad_id))
     _write_json(target / "generation_config.json", {"do_sample": True, "eos_token_id": list(end_ids), "pad_token_id": pad_id})
-    (target / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     (target / "README.md").write_text(card, encoding="utf-8")
     for name in TOKENIZER_FILES:
         source = Path(tokenizer, name)
         if source.is_file():
             shutil.copyfile(source, target / name)
             written.append(name)
-    return sorted(written)
+    if template is not None:
+        (target / CHAT_TEMPLATE).write_text(template, encoding="utf-8")
+        written.append(CHAT_TEMPLATE)
+    return sorted({*written})
 
 
 def load_config(directory: str | Path) -> ModelConfig:

@@ -26,6 +26,7 @@ def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
     from pathlib import Path
 
     from data_prep.tokenizer import Tokenizer
+    from data_prep.tokenizer.control import chat_marks
     from trainer.model.hf import require_model
 
     if wrong := collision([file.name for file in ctx.sources]):
@@ -36,14 +37,18 @@ def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
     directory = str(Path(ctx.path("config.json")).parent)
     try:
         config = require_model(directory)
-        known = Tokenizer.load(directory).vocab_size
+        tokenizer = Tokenizer.load(directory)
     except UserError as error:  # of the user's files, not of the copy
         raise UserError(f"{ctx.name}.sources: {str(error).replace(f'{directory}/', '').replace(directory, 'the model')}") from None
-    if known > config.vocab_size:
-        raise UserError(f"{ctx.name}.sources: the tokenizer has {known} tokens, the model {config.vocab_size}; give files of one model")
+    if tokenizer.vocab_size > config.vocab_size:
+        raise UserError(
+            f"{ctx.name}.sources: the tokenizer has {tokenizer.vocab_size} tokens, the model {config.vocab_size}; give files of one model"
+        )
     for file in ctx.sources:
         ctx.publish(Path(file.name).name)
-    return {"parameters": count_parameters(config).exact, "vocab_size": config.vocab_size}
+    marks = chat_marks(tokenizer.control)
+    metrics = {"parameters": count_parameters(config).exact, "vocab_size": config.vocab_size}
+    return {**metrics, "chat_format": marks.name if marks else "none"}
 
 
 @dataclass(frozen=True)

@@ -21,16 +21,18 @@ def publish_model(
     ctx: StageContext, config: ModelConfig, precision: str, tokenizer_directory: str, tokenizer: Tokenizer, title: str
 ) -> None:
     """Complete the directory around the weights that were left there, and publish all of its files."""
-    from data_prep.tokenizer.control import TURN_END
+    from data_prep.tokenizer.control import chat_marks
     from trainer.model.hf import complete_model, model_card
 
-    ends = (tokenizer.eos_id, *(tokenizer.control[name] for name in (TURN_END,) if name in tokenizer.control))
+    marks = chat_marks(tokenizer.control)
+    ends = [tokenizer.eos_id, *([tokenizer.control[marks.end]] if marks else [])]
     names = complete_model(
         ctx.directory,
         config,
         dtype={"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[precision],
         tokenizer=tokenizer_directory,
-        end_ids=ends,
+        template=marks.template() if marks else None,
+        end_ids=tuple(dict.fromkeys(ends)),  # of some, one token ends both
         pad_id=tokenizer.eos_id,
         card=model_card(f"{title} ({ctx.stage.name})", config, lineage(ctx)),
     )
