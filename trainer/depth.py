@@ -1,7 +1,7 @@
 """One dial: how many layers. Width, heads, learning rate, batch and tokens follow from it (`model.depth`).
 
 - width = 64 · layers, an aspect within the broad optimum of Kaplan et al. (arXiv:2001.08361, figure 5)
-- heads of 64, from a width of 2,048 on of 128; the feed-forward layer as wide as the model's own rule says
+- heads of 64, from a width of 2,048 on of 128 where that divides it; the feed-forward layer as wide as the model's own rule says
 - tokens = 20 a parameter of the layers (Hoffmann et al., arXiv:2203.15556)
 - batch and learning rate by the laws fitted in DeepSeek LLM (arXiv:2401.02954, section 3.1) to the compute C of these tokens, FLOPs
   without vocabulary, with all of attention: 0.2920 · C^0.3271 tokens, 0.3118 · C^-0.1250

@@ -305,9 +305,16 @@ class Engine:
             raise UserError(
                 f"step {number + 1}: no scale is left at which fp16 has room for the gradients; lower lr, or set precision=bf16"
             ) from None
+        if self.settings.precision != "fp32" and self.run.zero in (1, 2) and self.run.offload != "none":
+            self._forget_gradients()
         if self.settings.precision == "fp16" and self.deepspeed.optimizer.overflow:
             return None
         return self.norm if self.run.zero == 0 else float(self.deepspeed.get_global_grad_norm())
+
+    def _forget_gradients(self) -> None:
+        """DeepSpeed keeps the sums of a step that it did not take where the optimizer is offloaded, and would add to them."""
+        sums = getattr(self.deepspeed.optimizer, "averaged_gradients", {})  # others read this very dict
+        sums.update(dict.fromkeys(sums))
 
     def snapshot(self, directory: str, tag: str) -> dict[str, io.BytesIO]:
         """What this rank's files of a checkpoint hold, by path, as it is now: whatever is trained after it does not show. Nothing is

@@ -163,6 +163,7 @@ class _Loop:
         self.rank, self.world = dist.get_rank(), dist.get_world_size()
         self.state = State()
         self.seconds = 0.0
+        self.back_at = 0  # the step that the last undoing went back to
         self.asked_to_stop = False
 
     def resume(self) -> int:
@@ -250,7 +251,9 @@ class _Loop:
     def undo(self, step: int, problem: str) -> int:
         """Go back to the newest checkpoint and leave out the samples of this step for good; returns how many steps are done.
 
-        After a crash the same happens again, as it follows from the checkpoint: nothing needs to be written down here.
+        Where the first step after it was wrong with other samples as well, it is the checkpoint that is not good: then back to the one
+        before, and the samples of the step that led to it are left out too. After a crash the same happens again, as it follows from
+        the checkpoints: nothing needs to be written down here.
         """
         samples = list(self.task.sample_numbers(step))
         skipped = [*self.state.skipped, {"step": step + 1, "reason": problem, "samples": samples}]
@@ -265,12 +268,17 @@ class _Loop:
             raise UserError(f"{wrong}, after {len(skipped) - 1} bad steps were undone; lower lr, or raise guard.rollbacks")
         self.saver.finish()
         found = self.find(self.fits)
+        if found is not None and found.step == step == self.back_at:
+            reason = f"the step after it was wrong twice, with other samples: {problem}"
+            skipped.append({"step": step, "reason": reason, "samples": list(self.task.sample_numbers(step - 1))})
+            found = self.find(lambda one: self.fits(one) and one.step < step)
         if found is None:
             raise UserError(f"{wrong}, and no checkpoint to go back to; lower lr, raise warmup_steps, or lower run.checkpoint_every")
-        done = self.load(found)
+        left_out = [sample for undone in skipped[len(self.state.skipped) :] for sample in undone["samples"]]
+        done = self.back_at = self.load(found)
         self.state.skipped = skipped
         self.task.skip(self.skipped)
-        self.note(f"{wrong}; back to step {done}, samples {min(samples):,} to {max(samples):,} are skipped")
+        self.note(f"{wrong}; back to step {done}, samples {min(left_out):,} to {max(left_out):,} are skipped")
         return done
 
     @property
@@ -382,8 +390,10 @@ class _Loop:
 
     @property
     def branches(self) -> tuple[int, ...]:
-        """After so many steps what is trained depends on how long it will be: the learning rate begins to fall, the mixture changes."""
-        return self.settings.stable_steps(self.plan.steps), self.plan.branch
+        """After so many steps what is trained depends on how long it will be: the learning rate begins to fall, the mixture changes,
+        which does so a step earlier for each before it whose samples were left out."""
+        left_out = sum(undone["step"] <= self.plan.branch for undone in self.state.skipped)
+        return self.settings.stable_steps(self.plan.steps), self.plan.branch - left_out
 
     def form(self) -> dict[str, int]:
         return checkpoint.form(self.world, self.run_settings.zero)
@@ -401,8 +411,8 @@ class _Loop:
         return best in (0, found.step) or self.trajectory.latest(lambda other: self.is_of_step(other, best)) is not None
 
     def is_of_step(self, found: Checkpoint, step: int) -> bool:
-        """Whether it is a checkpoint of this step, of the same inputs."""
-        return found.step == step and found.facts["inputs"] == self.inputs
+        """Whether it is a checkpoint of this step of the same training: the folder may hold those of a longer one, too."""
+        return found.step == step and found.facts["inputs"] == self.inputs and found.facts["lr_digest"] == self.lr_digest(step)
 
     def load_best(self) -> None:
         found = self.find(lambda found: self.is_of_step(found, self.state.best_step))

@@ -221,6 +221,8 @@ def activation_bytes(config: ModelConfig, tokens: int, precision: str, *, recomp
     # a token's copy for each expert, what the expert keeps, what it gives back, weights and places; shared experts need no copies
     routed = config.num_experts_per_tok * (2 * d + 2 * expert_width(config) + 12) + 2 * config.num_experts
     sparse = attention + routed + config.n_shared_experts * 2 * expert_width(config)
+    if config.architecture == "glm4_moe" and precision != "fp32":
+        sparse += 2 * d  # its router reads a copy in fp32
     blocks = [sparse if config.sparse(layer) else dense for layer in range(layers)]
     kept = layers * d + max(blocks) if recompute else sum(blocks)
     logits = tokens * config.vocab_size

@@ -131,8 +131,10 @@ def test_sets_of_questions_have_a_table_of_their_own() -> None:
 def test_rollout_records_become_one_table_in_order(tmp_path: Path) -> None:
     drawn = {"ids": [7, 1], "log_probs": [-0.5, -0.1], "finished": True}
     row = {"sample": 0, "text": "5", "answer": "5", "reward": 1.0, "advantage": 0.5, **drawn}
-    write_records(tmp_path, 1, 0, [{"step": 1, "prompt": "b", **row}, {"step": 1, "prompt": "a", **row, "reward": None}])
-    write_records(tmp_path, 0, 1, [{"step": 0, "prompt": "c", **row}])
+    two_rows = [{"step": 1, "prompt": "b", **row}, {"step": 1, "prompt": "a", **row, "reward": None}]
+    write_records(tmp_path, 1, 1, 2, two_rows[1:])  # drawn again below, by one rank alone
+    write_records(tmp_path, 1, 0, 1, two_rows)
+    write_records(tmp_path, 0, 1, 2, [{"step": 0, "prompt": "c", **row}])
     (tmp_path / "step-000002.rank-0000.7.tmp").write_text('{"cut')  # what a kill leaves behind
     assert merge_records(tmp_path, str(tmp_path / "first.parquet")) == 3
     found = pq.read_table(tmp_path / "first.parquet").to_pylist()

@@ -56,9 +56,11 @@ def test_a_fall_is_no_spike_and_few_steps_are_no_measure() -> None:
     assert problem({"loss": 3.0, "norm": 100.0}, noisy, 10) is None
 
 
-def trained(directory: Path, task: Pretraining, name: str, *, run: TrainRun = RUN, guard: Guard | None = None, steps: int = 100) -> Outcome:
-    plan: dict[str, Any] = {"steps": steps, "validate_every": 20, "guard": guard or Guard()}
-    outcome: Outcome = alone(lambda: training(directory, task, run, name=name, settings=SETTINGS, **plan))
+def trained(
+    directory: Path, task: Pretraining, name: str, *, run: TrainRun = RUN, settings: Optimization = SETTINGS, **changes: Any
+) -> Outcome:
+    plan = {"steps": 100, "validate_every": 20, "guard": Guard(), **changes}
+    outcome: Outcome = alone(lambda: training(directory, task, run, name=name, settings=settings, **plan))
     return outcome
 
 
@@ -102,6 +104,17 @@ def test_a_gradient_that_is_no_number_is_undone_though_its_loss_is_one(tmp_path:
     outcome = trained(tmp_path, planted(tmp_path, Steep, bad=4, factor=factor), "steep", run=run, steps=5)
     assert_undone(outcome, 4)
     forewarned = trained(tmp_path, planted(tmp_path, Forewarned, bad=4), "forewarned", run=run, steps=5)
+    assert equal(replace(outcome, state=replace(outcome.state, skipped=[])), forewarned)
+
+
+@pytest.mark.parametrize(
+    ("zero", "offload"), [(1, "none"), (2, "none"), (3, "none"), (1, "optimizer"), (2, "optimizer"), (3, "parameters")]
+)
+def test_in_16_bits_what_was_no_number_is_forgotten_wherever_it_was_added_up(tmp_path: Path, zero: int, offload: Any) -> None:
+    how = {"run": replace(OFTEN, zero=zero, offload=offload), "settings": replace(SETTINGS, precision="bf16"), "steps": 5}
+    outcome = trained(tmp_path, planted(tmp_path, Steep, bad=4, factor=math.inf), "steep", **how)
+    assert_undone(outcome, 4)
+    forewarned = trained(tmp_path, planted(tmp_path, Forewarned, bad=4), "forewarned", **how)
     assert equal(replace(outcome, state=replace(outcome.state, skipped=[])), forewarned)
 
 
@@ -166,6 +179,53 @@ def test_what_is_wrong_on_one_rank_alone_is_undone_by_all(
     [first], [second] = two_ranks["undone"][kind, zero, factor, bad]
     assert first == second and (first["step"], first["samples"]) == (bad, [*range(24 * (bad - 1), 24 * bad)])
     assert first["reason"].startswith("norm is" if kind is Steep else "loss is")
+
+
+@dataclass
+class Ruinous(Planted):
+    """What step `bad` reads ruins the weights, which shows in the next step alone."""
+
+    def position(self, step: int) -> dict[str, float]:
+        if {*self.bad_rows} & {*self.sample_numbers(step)}:
+            with torch.no_grad():
+                next(self.model.parameters()).fill_(math.nan)
+        return super().position(step)
+
+    def start(self, place: Any, model: Transformer) -> None:
+        super().start(place, model)
+        self.model = model
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_a_checkpoint_that_is_ruined_already_is_not_gone_back_to_again(tmp_path: Path, crash: bool) -> None:
+    run = replace(OFTEN, zero=0)
+    if crash:
+
+        @dataclass
+        class Crashing(Ruinous):
+            def skip(self, samples: Sequence[int]) -> None:
+                super().skip(samples)
+                if len(samples) == 3 * self.rows_per_step:
+                    raise Broken
+
+        with pytest.raises(Broken):
+            trained(tmp_path, planted(tmp_path, Crashing, bad=4), "ruined", run=run, steps=7)
+    outcome = trained(tmp_path, planted(tmp_path, Ruinous, bad=4), "ruined", run=run, steps=7)
+    found = [(entry["step"], entry["samples"]) for entry in outcome.state.skipped]
+    assert found == [(5, [*range(96, 120)]), (5, [*range(120, 144)]), (4, [*range(72, 96)])]
+    assert "back to step 2, samples 72 to 143 are skipped" in (tmp_path / "ruined.jsonl").read_text()
+
+    @dataclass
+    class Spared(Planted):
+        def start(self, place: Any, model: Transformer) -> None:
+            super().start(place, model)
+            self.skip(())
+
+        def skip(self, samples: Sequence[int]) -> None:
+            super().skip([*range(72, 144)])
+
+    spared = trained(tmp_path, planted(tmp_path, Spared, bad=4), "spared", run=run, steps=7)
+    assert equal(replace(outcome, state=replace(outcome.state, skipped=[])), spared)
 
 
 def test_one_more_than_may_be_undone_is_an_error(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -123,6 +123,26 @@ def test_a_model_made_by_transformers_comes_back_to_it_unchanged(config: ModelCo
     assert all(torch.equal(tensor, back.state_dict()[name]) for name, tensor in theirs.state_dict().items())
 
 
+def test_what_stands_beside_the_rotary_type_counts_before_what_stands_alone() -> None:
+    values = to_huggingface(QWEN3_MOE, dtype="float32", bos=None, eos=0, pad=0)
+    values |= {"rope_theta": 1e4, "rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_scaling": None}
+    assert from_huggingface(values, "config.json").rope_theta == 1e6  # as transformers reads it
+
+
+def test_an_output_layer_of_its_own_beside_a_config_that_ties_it_is_refused(tmp_path: Path) -> None:
+    config = replace(TINY, tie_word_embeddings=True)
+    model = Transformer(config, seed=3)
+    save(model, tmp_path, tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    load_model(tmp_path)  # said twice, and the same
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lm_head\.weight is not model\.embed_tokens\.weight, though tie_word_embeddings says so"):
+        load_model(tmp_path)
+
+
 def test_an_expert_has_matrices_of_its_own_in_a_checkpoint(tmp_path: Path) -> None:
     model = Transformer(GLM4_MOE, seed=3)
     save(model, tmp_path, tmp_path)
@@ -213,6 +233,11 @@ def test_what_cannot_be_loaded_is_told_in_one_line(tmp_path: Path) -> None:
     [
         ({"rope_scaling": {"rope_type": "longrope", "factor": 2}}, "rope_type is not supported"),
         ({"rope_scaling": {"rope_type": "yarn", "factor": 2, "mscale": 1.0}}, "mscale is not supported"),
+        ({"rope_scaling": {"rope_type": "yarn"}}, "its rope_type is yarn without a factor; set it"),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 1e6}, "rope_scaling": {"rope_type": "yarn", "factor": 4}},
+            "its rope_parameters and its rope_scaling are not the same; keep one of them",
+        ),
         ({"use_sliding_window": True}, "use_sliding_window is not supported"),
         ({"attention_bias": True}, "attention_bias is not supported"),
         ({"mlp_only_layers": [0]}, "mlp_only_layers is not supported"),

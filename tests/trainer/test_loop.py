@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.stage import UserError
-from tests.trainer.worlds import TINY, VOCABULARY, Broken, alone, equal, pretraining, training, trajectory
+from tests.trainer.worlds import TINY, VOCABULARY, Broken, Corrupt, alone, equal, pretraining, training, trajectory
 from trainer.data.mixture import Mixture
 from trainer.engine import Engine, Optimization, TrainRun
 from trainer.guard import Guard
@@ -107,6 +108,30 @@ def test_the_best_weights_are_kept_and_training_stops_when_nothing_improves(tmp_
     assert all(torch.equal(short.weights[name], outcome.weights[name]) for name in short.weights)
 
 
+def test_the_best_weights_of_a_shorter_training_are_not_taken_for_those_of_a_longer_one(tmp_path: Path) -> None:
+    @dataclass
+    class Ruined(Pretraining):
+        """From the seventh step on."""
+
+        def start(self, place: Place, model: Transformer) -> None:
+            super().start(place, model)
+            self.model = model
+
+        def position(self, step: int) -> dict[str, float]:
+            if step >= 6:
+                with torch.no_grad():
+                    next(self.model.parameters()).mul_(9)
+            return super().position(step)
+
+    plan: dict[str, Any] = {"settings": Optimization(lr=1e-2, warmup_steps=1), "validate_every": 3, "keep_best": "loss"}
+    run, task = TrainRun(workers=1, zero=0, checkpoint_every=100), pretraining(tmp_path, Ruined)
+    shorter = alone(lambda: training(tmp_path, task, run, name="shorter", steps=10, **plan))
+    shutil.copytree(tmp_path / "shorter-steps", tmp_path / "longer-steps")
+    longer, fresh = (alone(lambda: training(tmp_path, task, run, name=name, steps=14, **plan)) for name in ("longer", "fresh"))  # noqa: B023
+    assert longer.state.best_step == shorter.state.best_step == 6  # the cosine of the longer one has fallen less
+    assert equal(longer, fresh)
+
+
 @pytest.mark.parametrize("schedule", ["constant", "wsd", "cosine"])
 def test_a_longer_training_continues_where_learning_rates_coincide(tmp_path: Path, schedule: Any) -> None:
     settings = Optimization(lr=1e-2, schedule=schedule, warmup_steps=1, decay=0.5)
@@ -121,22 +146,24 @@ def test_a_longer_training_continues_where_learning_rates_coincide(tmp_path: Pat
     assert all(torch.equal(grown.weights[name], fresh.weights[name]) for name in fresh.weights)
 
 
-def test_a_longer_training_goes_on_from_where_the_mixture_begins_to_change(tmp_path: Path) -> None:
+@pytest.mark.parametrize("bad", [0, 2])
+def test_a_longer_training_goes_on_from_where_the_mixture_begins_to_change(tmp_path: Path, bad: int) -> None:
     def phased(name: str, steps: int) -> Outcome:
         changes = [(steps // 2 * whole.rows_per_step, [1.0, 1.0])]
         task = replace(whole, corpora=parts, mixture=Mixture([3.0, 1.0], [None, None], changes))
-        plan = {"steps": steps, "branch": steps // 2}
+        plan = {"steps": steps, "branch": steps // 2, "guard": Guard()}
         outcome: Outcome = alone(lambda: training(tmp_path, task, run, name=name, settings=settings, **plan))
         return outcome
 
-    whole = pretraining(tmp_path, validation_tokens=0)
+    whole = pretraining(tmp_path, Corrupt, validation_tokens=0, bad=bad or 1000)
     [corpus] = whole.corpora
     parts = tuple(replace(corpus, role=role, train=files) for role, files in (("books", corpus.train[:2]), ("web", corpus.train[2:])))
-    settings, run = Optimization(lr=1e-2, schedule="constant", warmup_steps=1), TrainRun(workers=1, checkpoint_every=100, keep_last=1)
+    settings, run = Optimization(lr=1e-2, schedule="constant", warmup_steps=1), TrainRun(workers=1, checkpoint_every=1, keep_last=1)
     phased("grown", 6)
-    assert [checkpoint.step for checkpoint in trajectory(tmp_path, "grown").complete()] == [6, 3]
+    branch = 2 if bad else 3  # the samples of the bad step are left out, and those of the other phase move up
+    assert [checkpoint.step for checkpoint in trajectory(tmp_path, "grown").complete()] == [6, branch]
     grown, fresh = phased("grown", 12), phased("fresh", 12)
-    assert grown.counted["tokens"] == (12 - 3) * 6 * 24
+    assert grown.counted["tokens"] == (12 - branch) * 6 * 24
     assert equal(grown, fresh)
 
 

@@ -13,6 +13,7 @@ from pipeline.config import typed
 from pipeline.reference import composed, options
 from trainer.model.attention import spans_of
 from trainer.model.config import ModelConfig
+from trainer.model.moe import MixtureOfExperts
 from trainer.model.transformer import Transformer
 from trainer.planning import (
     Assumptions,
@@ -143,6 +144,20 @@ def test_activations_are_what_the_real_model_keeps(name: str, length: int) -> No
     masks = sum(mask.nbytes for span in spans_of(documents, torch.float32).masks for mask in span)
     measured = sum(storage.nbytes() for storage in kept.values()) - masks
     assert activation_bytes(config, 2 * length, "fp32") == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "glm4_moe"])
+def test_in_16_bits_a_router_keeps_what_is_planned_besides(name: str) -> None:
+    config, copies = replace(SHAPES[name], tie_word_embeddings=True).resolved(301), []
+    router = MixtureOfExperts(config, None).gate.to(torch.bfloat16)
+    x = torch.zeros(50, config.hidden_size, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda kept: copies.append(kept.nbytes) if kept.dtype == torch.float32 and kept.shape == x.shape else None, lambda kept: kept
+    ):
+        router(x)
+    besides = activation_bytes(config, 50, "bf16") - activation_bytes(config, 50, "fp32") / 2 - 2 * 50 * 301
+    layers = sum(config.sparse(layer) for layer in range(config.num_hidden_layers))
+    assert besides == layers * sum(copies)
 
 
 @given(st.integers(0, 3), st.integers(1, 64), st.booleans(), st.sampled_from(("none", "optimizer", "parameters")), st.integers(1, 200))

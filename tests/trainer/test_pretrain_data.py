@@ -109,21 +109,28 @@ def test_the_position_tells_epochs_and_phase(task: Pretraining) -> None:
     assert later["phase"] == 1 and later["books_epoch"] > 0 and later["web_epoch"] > 0
 
 
-def test_a_mixture_that_skipping_has_used_up_is_one_line(task: Pretraining) -> None:
-    short = started(replace(task, mixture=Mixture([1, 2], [4, 8])))
-    assert len(short.micro_batches(1, MODEL)) == 2
-    short.skip([0])
-    with pytest.raises(UserError, match=r"step 2: max_epochs leave no more rows, since 1 are skipped; raise them or lower max_steps"):
-        short.micro_batches(1, MODEL)
-
-
-def test_an_id_beyond_the_vocabulary_is_one_line_at_its_step(tmp_path: Path) -> None:
+@pytest.mark.parametrize("skipped", [(), (0,)], ids=["to be told", "to tell from"])
+def test_an_id_beyond_the_vocabulary_is_one_line_at_its_step(tmp_path: Path, skipped: tuple[int, ...]) -> None:
     with TokenShardWriter(tmp_path / "a.bin", 100) as writer:
-        writer.write([5, 6, VOCABULARY, END])
+        writer.write([5, 6, VOCABULARY, 7, 8, END])
     files = tuple(File.of(f"train/a{suffix}", tmp_path / f"a{suffix}") for suffix in (".bin", ".idx"))
-    task = started(pretraining(tmp_path, corpora=(Corpus("corpus", files),), validation_tokens=0))
+    changes: dict[str, Any] = {"validation_tokens": 0, "sequence_length": 3, "rows_per_step": 1}
+    task = started(pretraining(tmp_path, corpora=(Corpus("corpus", files),), **changes))
+    task.skip(skipped)  # the last to be told in the first row is the first to tell from in the second
     with pytest.raises(UserError, match=rf"step 1: a token shard holds the id {VOCABULARY}, the vocabulary has {VOCABULARY} tokens"):
         task.micro_batches(0, MODEL)
+
+
+def test_an_id_beyond_the_vocabulary_is_one_line_where_it_is_validated_on(tmp_path: Path) -> None:
+    whole = pretraining(tmp_path)
+    [corpus] = whole.corpora
+    with TokenShardWriter(Path(corpus.validation[0].path), 100) as writer:
+        for _ in range(12):
+            writer.write([5, VOCABULARY, END])
+    with pytest.raises(
+        UserError, match=rf"^validation: a token shard holds the id {VOCABULARY}, .* tokenize it with the tokenizer of the model$"
+    ):
+        started(whole)
 
 
 class TestValidation:

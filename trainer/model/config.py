@@ -296,7 +296,10 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> ModelConfig:
     if not isinstance(architecture, str) or architecture not in CLASSES:
         raise UserError(f"{where}: model_type is {architecture!r}; only {', '.join(CLASSES)} models can be loaded")
     # transformers 5 writes the first, everything older the second beside a plain rope_theta
-    rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    told = [values[name] for name in ("rope_parameters", "rope_scaling") if values.get(name)]
+    if len(told) == 2 and told[0] != told[1]:
+        raise UserError(f"{where}: its rope_parameters and its rope_scaling are not the same; keep one of them")
+    rope = told[0] if told else {}
     if not isinstance(rope, Mapping):
         raise UserError(f"{where}: its rotary parameters are {rope!r}; fetch the model again")
     sparse = architecture in EXPERTS
@@ -326,7 +329,7 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> ModelConfig:
             "head_dim": values.get("head_dim") or values["hidden_size"] // heads,
             "intermediate_size": values["intermediate_size"],
             "max_position_embeddings": values["max_position_embeddings"],
-            "rope_theta": float(values.get("rope_theta") or rope.get("rope_theta") or 10_000.0),
+            "rope_theta": float(rope.get("rope_theta") or values.get("rope_theta") or 10_000.0),
             "rope_scaling": _rope_scaling(rope, values["max_position_embeddings"]),
             "rms_norm_eps": values["rms_norm_eps"],
             "tie_word_embeddings": values.get("tie_word_embeddings", False),
@@ -339,7 +342,7 @@ def from_huggingface(values: Mapping[str, Any], where: str) -> ModelConfig:
             names = ("n_shared_experts", "first_k_dense_replace", "routed_scaling_factor", "n_group", "topk_group")
             shape |= {name: values[name] for name in names}
             shape |= {name: values.get(name, False) for name in ("use_qk_norm", "attention_bias")}
-            shape["partial_rotary_factor"] = values.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 0.5
+            shape["partial_rotary_factor"] = rope.get("partial_rotary_factor") or values.get("partial_rotary_factor") or 0.5
         config = msgspec.convert(asdict(ModelConfig(**shape)), ModelConfig)
         if not config.vocab_size:
             raise ValueError("its vocab_size is 0; fetch the model again")
@@ -359,6 +362,8 @@ def _rope_scaling(rope: Mapping[str, Any], longest: int) -> RopeScaling:
     values = {item.name: rope[item.name] for item in fields(RopeScaling) if item.name != "rope_type" and rope.get(item.name) is not None}
     if kind == "default":
         return RopeScaling()
+    if "factor" not in values:
+        raise ValueError(f"its rope_type is {kind} without a factor; set it")
     if kind in ("llama3", "yarn"):
         values.setdefault("original_max_position_embeddings", longest)
     return RopeScaling(rope_type=kind, **values)  # type: ignore[arg-type]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from trainer.model.transformer import Settle, Transformer
 
 WEIGHTS = "model.safetensors"
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 INDEX = "model.safetensors.index.json"
 DTYPES = ("F64", "F32", "BF16", "F16")  # others are quantised, and mean nothing without their scales
 SHARD_BYTES = 5_000_000_000  # larger models are written as several files
@@ -221,6 +222,10 @@ def _require_fit(directory: str | Path, files: Mapping[str, Any], config: ModelC
         elif not _needless(name, config):
             unfit.append(f"{name} is unknown")
     unfit += [f"{name} is missing" for name in wanted if name not in files]
+    if config.tie_word_embeddings and OUTPUT in files and not unfit:
+        output, embedding = (files[name].get_tensor(name) for name in (OUTPUT, EMBEDDING))
+        if output.shape != embedding.shape or bool((output != embedding).any()):
+            unfit.append(f"{OUTPUT} is not {EMBEDDING}, though tie_word_embeddings says so")
     if unfit:
         more = f", and {len(unfit) - 3} more" if len(unfit) > 3 else ""
         raise UserError(

@@ -150,7 +150,8 @@ def grouped_linear(x: Tensor, weight: Tensor, sizes: Tensor) -> Tensor:
 def grouped_outer(x: Tensor, y: Tensor, sizes: Tensor) -> Tensor:
     """Of each expert's rows of [n, p] and [n, q] the sum of outer products → [x, p, q]: the gradient of its matrix. 0 without rows."""
     if has_kernel(x, y.shape[1]):
-        return F.grouped_mm(x.transpose(0, 1), y, offs=sizes.cumsum(0, dtype=torch.int32))
+        product = F.grouped_mm(x.transpose(0, 1), y, offs=sizes.cumsum(0, dtype=torch.int32))
+        return product.masked_fill_((sizes == 0)[:, None, None], 0)  # not every GPU's kernel writes what has no rows
     found = x.new_empty(len(sizes), x.shape[1], y.shape[1])
     for number, (rows, others) in enumerate(zip(x.split(sizes.tolist()), y.split(sizes.tolist()), strict=True)):
         torch.mm(rows.T, others, out=found[number])

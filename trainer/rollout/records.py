@@ -14,8 +14,13 @@ def records_directory(trajectory: str, fingerprint: str) -> Path:
     return Path(trajectory, f"rollouts.{fingerprint}")
 
 
-def write_records(directory: Path, step: int, rank: int, records: Sequence[Mapping[str, Any]]) -> None:
-    """The rollouts that one rank drew in one step, whole or not at all. Drawn again after a crash they are the same bytes."""
+def write_records(directory: Path, step: int, rank: int, world: int, records: Sequence[Mapping[str, Any]]) -> None:
+    """The rollouts that one rank of `world` drew in one step, whole or not at all. Drawn again after a crash they are the same bytes;
+    those of ranks that there are no more go."""
+    if rank == 0:
+        for old in directory.glob(f"step-{step:06d}.rank-*.jsonl"):
+            if int(old.stem.rpartition("-")[2]) >= world:
+                old.unlink()
     path = directory / f"step-{step:06d}.rank-{rank:04d}.jsonl"
     temporary = path.with_suffix(f".{os.getpid()}.tmp")
     temporary.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")

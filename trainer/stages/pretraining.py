@@ -298,9 +298,11 @@ def mixed_corpora(name: str, params: PretrainParams, corpora: Sequence[Corpus]) 
         mixture = Mixture(weights(params.mixture), max_rows, changes)
     except ValueError as error:
         raise UserError(f"{name}.mixture: {error}; raise that weight, or set it to 0") from None
-    if mixture.rows is not None and mixture.rows < rows:
-        steps = mixture.rows // params.rows_per_step
-        raise UserError(f"{name}.max_epochs allow {steps} steps, not max_steps={params.max_steps}: lower that, raise those, or add text")
+    if mixture.rows is not None and (steps := mixture.rows // params.rows_per_step - params.guard.rollbacks) < params.max_steps:
+        raise UserError(
+            f"{name}.max_epochs allow {max(0, steps)} steps, and {params.guard.rollbacks} that guard.rollbacks may leave out, not "
+            f"max_steps={params.max_steps}: lower that, raise those, or add text"
+        )
     given: dict[str, float] = {}
     for corpus, number, held, whole in zip(trained, mixture.counts(rows), tokens, places, strict=True):
         given[f"{corpus.role}_tokens"] = number * length * held // whole

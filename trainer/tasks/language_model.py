@@ -141,19 +141,18 @@ class Pretraining(NextToken):
         return {f"{corpus.role}_epoch": rows / index.rows_per_epoch for corpus, index, rows in counts} | {"phase": self.mixture.phase(row)}
 
     def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
-        numbers = self.sample_numbers(step)
-        if self.mixture is not None and self.mixture.rows is not None and numbers[-1] >= self.mixture.rows:
-            raise UserError(
-                f"step {step + 1}: max_epochs leave no more rows, since {len(self._skipped):,} are skipped; raise them or lower max_steps"
-            )
-        rows = self._read(numbers[self._place.rank :: self._place.world])
-        if len(rows) and (highest := int(rows.targets.max())) >= self._vocab_size:
-            raise UserError(
-                f"step {step + 1}: a token shard holds the id {highest}, the vocabulary has {self._vocab_size} tokens: "
-                "tokenize it with the tokenizer of the model"
-            )
+        rows = self._read(self.sample_numbers(step)[self._place.rank :: self._place.world])
+        if len(rows):
+            self._require_known(f"step {step + 1}", max(rows.inputs.max(), rows.targets.max()))
         size = self._place.micro_batch
         return [TokenBatch.of(rows.take(slice(at, at + size)), self._place.device) for at in range(0, len(rows), size)]
+
+    def _require_known(self, where: str, highest: int) -> None:
+        if highest >= self._vocab_size:
+            raise UserError(
+                f"{where}: a token shard holds the id {highest}, the vocabulary has {self._vocab_size} tokens: "
+                "tokenize it with the tokenizer of the model"
+            )
 
     def show(self, model: Transformer) -> str:
         """How the model goes on from the beginnings of held-out documents, always with the likeliest token."""
@@ -225,6 +224,7 @@ class Pretraining(NextToken):
                 break
             shard, number = documents[chosen]
             document = shard.document(number)
+            self._require_known("validation", max(document, default=0))
             segments += document_segments(document, self.end_id, self.sequence_length)
             tokens += len(document)
             text_bytes += sizes[chosen]

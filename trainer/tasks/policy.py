@@ -90,7 +90,7 @@ class PolicyTask(Task):
         groups = self._sampler.groups(whole(model), self._prompts, chosen, step)
         judged = zip(groups, self.advantages(groups), strict=True)
         rollouts = [replace(rollout, advantage=value) for group, values in judged for rollout, value in zip(group, values, strict=True)]
-        write_records(Path(self.records), step, self._place.rank, [rollout.record() for rollout in rollouts])
+        write_records(Path(self.records), step, self._place.rank, self._place.world, [rollout.record() for rollout in rollouts])
         trained = sorted((rollout for rollout in rollouts if rollout.advantage != 0), key=lambda rollout: rollout.length)
         size = self._place.micro_batch
         parts = [trained[at : at + size] for at in range(0, len(trained), size)] or [[]]
