@@ -26,7 +26,7 @@ import torch.distributed as dist
 
 from pipeline.stage import Checkpoint, Trajectory, UserError
 from trainer import universal
-from trainer.engine import Engine, serialized
+from trainer.engine import Engine, elements, serialized
 
 TAG, UNIVERSAL = "state", "universal"
 WRITTEN, FAILED = "part written", "checkpoint failed"  # what the ranks tell each other; no terms are called so
@@ -46,6 +46,16 @@ class Saver:
         self.complete: Callable[[], None] = _nothing
         self.part: Future[None] | None = None  # what was begun last: there on all ranks or on none, like the record
         self.record: Future[None] | None = None
+
+    def require_room(self) -> None:
+        """UserError where the disk has no room for a checkpoint's weights and moments in fp32, the least that one holds."""
+        parameters = sum(map(elements, self.engine.deepspeed.module.parameters()))
+        needed, free = 12 * parameters, shutil.disk_usage(self.trajectory.directory).free
+        if free < needed:
+            raise UserError(
+                f"{self.trajectory.directory}: a checkpoint takes {needed / 1e9:.3g} GB at least, {free / 1e9:.3g} GB are free; make room, "
+                "or set root to a larger disk"
+            )
 
     def save(self, step: int, facts: Mapping[str, Any], last: int, keep: Sequence[int] = ()) -> None:
         """Save what is after `step` steps; called by every rank with the same arguments. The newest `last` checkpoints stay and, beside

@@ -121,6 +121,7 @@ def train(
     task.start(Place(rank, world, device, run.micro_batch), model)
     loop = _Loop(Scored(model, task), plan, settings, run, inputs, trajectory, progress)
     try:
+        loop.saver.require_room()
         first = loop.resume()
         known = dict(loop.state.totals)
         last = loop.run(first)

@@ -243,7 +243,9 @@ def words(found: Estimate) -> list[str]:
         f"{counted(parameters.total)} parameters{active}, {counted(training.tokens)} tokens: {ratio:.2g} of Chinchilla's 20 each",
         f"{found.work.parameters * training.tokens:.3g} FLOPs, attention {found.work.attention * training.tokens:.2g} more, "
         f"on {training.world} × {assumptions.device} at {pace}",
-        f"{short(cost.device_hours)} device hours, {dollars(cost.money)}, {short(cost.energy_kwh)} kWh, {short(cost.co2_kg)} kg CO2",
+        f"{short(cost.device_hours)} device hours: {dollars(cost.money)} at {dollars(assumptions.price_per_hour)} each, "
+        f"{short(cost.energy_kwh)} kWh at {assumptions.watts:g} W and a PUE of {assumptions.pue:g}, "
+        f"{short(cost.co2_kg)} kg CO2 at {assumptions.co2_g_per_kwh:g} g/kWh",
         memory_words(found),
         *device_words(found),
     ]
@@ -262,12 +264,14 @@ def memory_words(found: Estimate) -> str:
 
 
 def device_words(found: Estimate) -> list[str]:
-    """That `planning` is of another kind of device than the ranks', by its name; nothing where it is not."""
+    """That `planning` is of another kind of device than the ranks', by its name, or that 16 bits are slow there."""
     device, on_gpus = found.assumptions.device, found.training.device == "cuda"
     if on_gpus and "CPU" in device:
         return [f"the ranks have GPUs, and {device} is assumed: set planning=h100 or a100, or run.gpus_per_worker=0"]
     if not on_gpus and "CPU" not in device:
         return [f"the ranks have no GPU, and {device} is assumed: set run.gpus_per_worker=1, or planning=cpu"]
+    if not on_gpus and found.training.precision != "fp32":
+        return [f"{found.training.precision} is slower on most CPUs than fp32, several times: set precision=fp32"]
     return []
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ import trainer.checkpoint
 from pipeline.stage import UserError
 from tests.trainer.test_engine import OFFLOADED
 from tests.trainer.worlds import (
+    TINY,
+    VOCABULARY,
     alone,
     continued,
     crossing,
@@ -267,6 +270,19 @@ def test_a_disk_without_room_is_one_line_and_the_checkpoint_before_remains(tmp_p
     failed = int(re.findall(NO_ROOM, str(refused.value))[0])
     assert next(trajectory(tmp_path, "full").complete()).step == failed - 2
     assert equal(whole, alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="full")))
+
+
+def test_a_disk_without_room_for_one_checkpoint_is_one_line_before_the_first_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = sum(parameter.numel() for parameter in Transformer(TINY.resolved(VOCABULARY)).parameters())
+    room = SimpleNamespace(free=12 * parameters)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+    alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="enough"))
+    room.free -= 1
+    with pytest.raises(
+        UserError, match=r"little-steps: a checkpoint takes .* GB at least, .* are free; make room, or set root to a larger"
+    ):
+        alone(lambda: training(tmp_path, pretraining(tmp_path), RUN, name="little"))
+    assert not (tmp_path / "little.jsonl").exists()
 
 
 def test_a_disk_without_room_for_a_conversion_is_one_line_and_the_checkpoint_remains(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequ
     """Refuse conversations without a set to train on or one to validate on before the base model is trained for them."""
     preflight(name, params, run)
     require_nothing_to_show(name, run)
+    require_a_share(name, params.batch, run)
     if sources:
         require_both_sets(name, sources)
 
@@ -40,6 +41,13 @@ def check_fine_tuning(name: str, params: SftParams, run: TrainRun, sources: Sequ
 def require_nothing_to_show(name: str, run: TrainRun) -> None:
     if run.show_every:
         raise UserError(f"{name}.run.show_every={run.show_every}: only pretraining shows what its model writes; set it to 0")
+
+
+def require_a_share(name: str, batch: int, run: TrainRun) -> None:
+    if batch < run.world_size:
+        raise UserError(
+            f"{name}.batch={batch}: too few for {run.world_size} ranks; raise it to {run.world_size} or lower {name}.run.workers"
+        )
 
 
 def require_both_sets(name: str, files: Sequence[str]) -> None:
@@ -107,10 +115,11 @@ class DpoParams(Optimization):
             raise ValueError("preference_weight and nll_weight are both 0, which trains nothing; set one of them above 0")
 
 
-def check_preferences(name: str, params: Optimization, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
+def check_preferences(name: str, params: DpoParams | GrpoParams, run: TrainRun, sources: Sequence[str], roles: Collection[str]) -> None:
     """Refuse what needs a loss of held-out text, or text to go on from: neither this stage nor `grpo` has any."""
     preflight(name, params, run)
     require_nothing_to_show(name, run)
+    require_a_share(name, params.batch, run)
     if run.keep_best:
         raise UserError(f"{name}.run.keep_best={run.keep_best}: no validation of this stage tells which are the best; set it to 0")
 
