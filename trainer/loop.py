@@ -121,8 +121,9 @@ def train(
     task.start(Place(rank, world, device, run.micro_batch), model)
     loop = _Loop(Scored(model, task), plan, settings, run, inputs, trajectory, progress)
     try:
-        loop.saver.require_room()
         first = loop.resume()
+        if first < plan.steps:
+            loop.saver.require_room()
         known = dict(loop.state.totals)
         last = loop.run(first)
     finally:
