@@ -253,9 +253,9 @@ class _Loop:
     def undo(self, step: int, problem: str) -> int:
         """Go back to the newest checkpoint and leave out the samples of this step for good; returns how many steps are done.
 
-        Where the first step after it was wrong with other samples as well, it is the checkpoint that is not good: then back to the one
-        before, and the samples of the step that led to it are left out too. After a crash the same happens again, as it follows from
-        the checkpoints: nothing needs to be written down here.
+        Where the first step after it was wrong with other samples as well, it may be the checkpoint that is not good: then back to the
+        one before, if there is one, and the samples of the step that led to it are left out too. After a crash the same happens again,
+        as it follows from the checkpoints: nothing needs to be written down here.
         """
         samples = list(self.task.sample_numbers(step))
         skipped = [*self.state.skipped, {"step": step + 1, "reason": problem, "samples": samples}]
@@ -269,11 +269,13 @@ class _Loop:
         if len(skipped) > self.plan.guard.rollbacks:
             raise UserError(f"{wrong}, after {len(skipped) - 1} bad steps were undone; lower lr, or raise guard.rollbacks")
         self.saver.finish()
-        found = self.find(self.fits)
-        if found is not None and found.step == step == self.back_at:
-            reason = f"the step after it was wrong twice, with other samples: {problem}"
-            skipped.append({"step": step, "reason": reason, "samples": list(self.task.sample_numbers(step - 1))})
-            found = self.find(lambda one: self.fits(one) and one.step < step)
+        found = self.find(self.led_here)
+        if found is not None and found.step == step == self.back_at and len(skipped) < self.plan.guard.rollbacks:
+            before = self.find(lambda one: self.led_here(one) and one.step < step)
+            if before is not None:
+                reason = f"the step after it was wrong twice, with other samples: {problem}"
+                skipped.append({"step": step, "reason": reason, "samples": list(self.task.sample_numbers(step - 1))})
+                found = before
         if found is None:
             raise UserError(f"{wrong}, and no checkpoint to go back to; lower lr, raise warmup_steps, or lower run.checkpoint_every")
         left_out = [sample for undone in skipped[len(self.state.skipped) :] for sample in undone["samples"]]
@@ -282,6 +284,11 @@ class _Loop:
         self.task.skip(self.skipped)
         self.note(f"{wrong}; back to step {done}, samples {min(left_out):,} to {max(left_out):,} are skipped")
         return done
+
+    def led_here(self, found: Checkpoint) -> bool:
+        """Whether what is trained now came by this checkpoint: all that was left out later would have been read after it."""
+        own, now = found.facts["state"]["skipped"], self.state.skipped
+        return self.fits(found) and own == now[: len(own)] and all(undone["step"] > found.step for undone in now[len(own) :])
 
     @property
     def skipped(self) -> list[int]:
@@ -394,7 +401,7 @@ class _Loop:
     def branches(self) -> tuple[int, ...]:
         """After so many steps what is trained depends on how long it will be: the learning rate begins to fall, the mixture changes,
         which does so a step earlier for each before it whose samples were left out."""
-        left_out = sum(undone["step"] <= self.plan.branch for undone in self.state.skipped)
+        left_out = sum(undone["samples"][0] < self.plan.branch * len(undone["samples"]) for undone in self.state.skipped)
         return self.settings.stable_steps(self.plan.steps), self.plan.branch - left_out
 
     def form(self) -> dict[str, int]:

@@ -7,8 +7,11 @@ message are ordinary text and encode as such.
 from __future__ import annotations
 
 import json
-from collections.abc import Container
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from data_prep.tokenizer.encoder import Tokenizer
 
 END_OF_DOCUMENT = "<|endoftext|>"
 PAD = "<|pad|>"
@@ -52,6 +55,10 @@ class ChatMarks:
         """The control tokens that a tokenizer must have."""
         return tuple(mark for mark in (self.begin, self.start, *self.role_end, self.end) if mark.startswith("<|"))
 
+    def text(self) -> tuple[str, ...]:
+        """What stands beside roles and contents as text."""
+        return tuple(part for part in (*self.role_end, self.between) if part and part not in self.control())
+
     def template(self) -> str:
         """The same as a chat template of transformers, in Jinja."""
         role_end = "".join(self.role_end)
@@ -73,6 +80,11 @@ CHAT_FORMATS = (
 )
 
 
-def chat_marks(control: Container[str]) -> ChatMarks | None:
-    """The first of CHAT_FORMATS whose control tokens are all there."""
-    return next((marks for marks in CHAT_FORMATS if all(mark in control for mark in marks.control())), None)
+def chat_marks(tokenizer: Tokenizer) -> ChatMarks | None:
+    """The first of CHAT_FORMATS whose control tokens the tokenizer has. None, too, where it encodes text in parts as something else
+    than as a whole, since parts are what is trained on here, and the whole what a template gives elsewhere."""
+    marks = next((marks for marks in CHAT_FORMATS if all(mark in tokenizer.control for mark in marks.control())), None)
+    for text in marks.text() if marks else ():
+        if tokenizer.encode(f"user{text}Hi") != [number for part in ("user", text, "Hi") for number in tokenizer.encode(part)]:
+            return None
+    return marks

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -84,7 +85,7 @@ LLAMA3 = ("<|end_of_text|>", "<|begin_of_text|>", "<|start_header_id|>", "<|end_
 def test_somebodys_tokenizer_keeps_the_format_it_has_marks_for(tmp_path: Path, control: tuple[str, ...], text: str) -> None:
     save_foreign_tokenizer(tmp_path / "theirs", *control)
     chat, theirs = ChatFormat(Tokenizer.load(tmp_path / "theirs")), AutoTokenizer.from_pretrained(tmp_path / "theirs")
-    marks = chat_marks(control)
+    marks = chat_marks(Tokenizer.load(tmp_path / "theirs"))
     assert marks is not None
     whole = chat.render(MESSAGES[1:3])
     assert theirs.decode(whole.ids) == text
@@ -100,6 +101,15 @@ def test_a_tokenizer_without_a_format_that_is_known_is_refused(tmp_path: Path) -
     with pytest.raises(
         UserError, match=r"^tokenizer: it has no chat format that is known: use one that has <\|im_start\|> .*, or <\|beg.*eot_id\|>$"
     ):
+        ChatFormat(Tokenizer.load(tmp_path / "theirs"))
+
+
+def test_a_tokenizer_that_puts_something_before_every_text_is_refused(tmp_path: Path) -> None:
+    save_foreign_tokenizer(tmp_path / "theirs", *CHATML)
+    made = tokenizers.Tokenizer.from_file(str(tmp_path / "theirs" / "tokenizer.json"))
+    made.normalizer = tokenizers.normalizers.Prepend("_")
+    made.save(str(tmp_path / "theirs" / "tokenizer.json"))
+    with pytest.raises(UserError, match="no chat format that is known"):
         ChatFormat(Tokenizer.load(tmp_path / "theirs"))
 
 

@@ -65,12 +65,21 @@ def trained(
 
 
 @dataclass
-class Forewarned(Planted):
-    """Knows from the start which samples are bad."""
+class Spared(Planted):
+    """Knows from the start which samples are to be left out."""
+
+    known: Sequence[int] = ()
 
     def start(self, place: Any, model: Transformer) -> None:
         super().start(place, model)
         self.skip(())
+
+    def skip(self, samples: Sequence[int]) -> None:
+        super().skip([*samples, *self.known])
+
+
+class Forewarned(Spared):
+    """Knows from the start which samples are bad."""
 
     def skip(self, samples: Sequence[int]) -> None:
         super().skip([*samples, *self.bad_rows])
@@ -215,17 +224,31 @@ def test_a_checkpoint_that_is_ruined_already_is_not_gone_back_to_again(tmp_path:
     assert found == [(5, [*range(96, 120)]), (5, [*range(120, 144)]), (4, [*range(72, 96)])]
     assert "back to step 2, samples 72 to 143 are skipped" in (tmp_path / "ruined.jsonl").read_text()
 
-    @dataclass
-    class Spared(Planted):
-        def start(self, place: Any, model: Transformer) -> None:
-            super().start(place, model)
-            self.skip(())
-
-        def skip(self, samples: Sequence[int]) -> None:
-            super().skip([*range(72, 144)])
-
-    spared = trained(tmp_path, planted(tmp_path, Spared, bad=4), "spared", run=run, steps=7)
+    spared = trained(tmp_path, planted(tmp_path, Spared, bad=4, known=range(72, 144)), "spared", run=run, steps=7)
     assert equal(replace(outcome, state=replace(outcome.state, skipped=[])), spared)
+
+
+@pytest.mark.parametrize(("bad", "keep_last"), [(3, 2), (5, 1)], ids=["the first checkpoint", "the only one"])
+def test_where_there_is_no_other_checkpoint_bad_batches_are_left_out_one_after_another(tmp_path: Path, bad: int, keep_last: int) -> None:
+    run = replace(OFTEN, keep_last=keep_last)
+    outcome = trained(tmp_path, planted(tmp_path, Corrupt, bad=bad, steps=2), "corrupt", run=run, steps=bad + 2)
+    assert [(entry["step"], entry["samples"][0]) for entry in outcome.state.skipped] == [(bad, 24 * (bad - 1)), (bad, 24 * bad)]
+
+
+def test_what_was_given_up_is_not_gone_back_to(tmp_path: Path) -> None:
+    """Three bad batches in a row, of which the third is met before the checkpoint that was taken for ruined is written again."""
+    run = replace(OFTEN, zero=0)
+    outcome = trained(tmp_path, planted(tmp_path, Corrupt, bad=5, steps=3), "corrupt", run=run, steps=9)
+    left_out = sorted(sample for entry in outcome.state.skipped for sample in entry["samples"])
+
+    assert left_out == [*range(72, 168)]
+    spared = trained(tmp_path, planted(tmp_path, Spared, bad=1000, known=left_out), "spared", run=run, steps=9)
+    assert equal(replace(outcome, state=replace(outcome.state, skipped=[])), spared)
+
+
+def test_no_more_is_left_out_than_may_be(tmp_path: Path) -> None:
+    outcome = trained(tmp_path, planted(tmp_path, Corrupt, bad=5, steps=2), "corrupt", run=OFTEN, steps=9, guard=Guard(rollbacks=2))
+    assert [(entry["step"], entry["samples"][0]) for entry in outcome.state.skipped] == [(5, 96), (5, 120)]
 
 
 def test_one_more_than_may_be_undone_is_an_error(tmp_path: Path) -> None:

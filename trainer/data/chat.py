@@ -45,7 +45,7 @@ class ChatFormat:
     """Renders with the marks of one tokenizer. Raises UserError where it has those of no format that is known."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        marks = chat_marks(tokenizer.control)
+        marks = chat_marks(tokenizer)
         if marks is None:
             wanted = ", or ".join(" ".join(known.control()) for known in CHAT_FORMATS)
             raise UserError(f"tokenizer: it has no chat format that is known: use one that has {wanted}")

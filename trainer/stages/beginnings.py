@@ -46,7 +46,7 @@ def adopt(ctx: StageContext, params: AdoptParams) -> Metrics:
         )
     for file in ctx.sources:
         ctx.publish(Path(file.name).name)
-    marks = chat_marks(tokenizer.control)
+    marks = chat_marks(tokenizer)
     metrics = {"parameters": count_parameters(config).exact, "vocab_size": config.vocab_size}
     return {**metrics, "chat_format": marks.name if marks else "none"}
 

@@ -24,7 +24,7 @@ def publish_model(
     from data_prep.tokenizer.control import chat_marks
     from trainer.model.hf import complete_model, model_card
 
-    marks = chat_marks(tokenizer.control)
+    marks = chat_marks(tokenizer)
     ends = [tokenizer.eos_id, *([tokenizer.control[marks.end]] if marks else [])]
     names = complete_model(
         ctx.directory,
