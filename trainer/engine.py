@@ -313,7 +313,7 @@ class Engine:
 
     def _forget_gradients(self) -> None:
         """DeepSpeed keeps the sums of a step that it did not take where the optimizer is offloaded, and would add to them."""
-        sums = getattr(self.deepspeed.optimizer, "averaged_gradients", {})  # others read this very dict
+        sums = self.deepspeed.optimizer.averaged_gradients  # others read this very dict
         sums.update(dict.fromkeys(sums))
 
     def snapshot(self, directory: str, tag: str) -> dict[str, io.BytesIO]:

@@ -224,7 +224,7 @@ class Pretraining(NextToken):
                 break
             shard, number = documents[chosen]
             document = shard.document(number)
-            self._require_known("validation", max(document, default=0))
+            self._require_known("validation", document.max(initial=0))
             segments += document_segments(document, self.end_id, self.sequence_length)
             tokens += len(document)
             text_bytes += sizes[chosen]
