@@ -139,7 +139,9 @@ def test_an_output_layer_of_its_own_beside_a_config_that_ties_it_is_refused(tmp_
     load_model(tmp_path)  # said twice, and the same
     tensors["lm_head.weight"][0, 0] += 1
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"lm_head\.weight is not model\.embed_tokens\.weight, though tie_word_embeddings says so"):
+    with pytest.raises(
+        UserError, match=r"its lm_head\.weight is not its model\.embed_tokens\.weight; set tie_word_embeddings to false in its config"
+    ):
         load_model(tmp_path)
 
 

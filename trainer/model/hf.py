@@ -222,15 +222,15 @@ def _require_fit(directory: str | Path, files: Mapping[str, Any], config: ModelC
         elif not _needless(name, config):
             unfit.append(f"{name} is unknown")
     unfit += [f"{name} is missing" for name in wanted if name not in files]
-    if config.tie_word_embeddings and OUTPUT in files and not unfit:
-        output, embedding = (files[name].get_tensor(name) for name in (OUTPUT, EMBEDDING))
-        if output.shape != embedding.shape or bool((output != embedding).any()):
-            unfit.append(f"{OUTPUT} is not {EMBEDDING}, though tie_word_embeddings says so")
     if unfit:
         more = f", and {len(unfit) - 3} more" if len(unfit) > 3 else ""
         raise UserError(
             f"{directory}: its tensors do not fit its config.json: {', '.join(unfit[:3])}{more}; the model must be fetched again"
         )
+    if config.tie_word_embeddings and OUTPUT in files:
+        output, embedding = (files[name].get_tensor(name) for name in (OUTPUT, EMBEDDING))
+        if output.shape != embedding.shape or bool((output != embedding).any()):
+            raise UserError(f"{directory}: its {OUTPUT} is not its {EMBEDDING}; set tie_word_embeddings to false in its config.json")
 
 
 def _weight_files(directory: Path) -> list[Path]:
