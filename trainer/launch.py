@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from trainer.model.config import ModelConfig
 
 if TYPE_CHECKING:
     from pipeline.stage import Progress
-    from trainer.loop import Plan
+    from trainer.loop import Leaving, Plan
     from trainer.model.transformer import Settle, Transformer
     from trainer.tasks.task import Task
 
@@ -33,6 +33,7 @@ LASTING = (
 COLLECTIVE_TIMEOUT_S = 2 * 3600  # rank 0 hashes a whole checkpoint while the others wait
 NODES_RETURN_S = 15 * 60  # how long a training that has lost a node waits for it, or for another, to come
 BUSY = "WorkerGroupStartupTimeoutError"  # Ray Train: what the ranks reserve is there, but not free yet
+LEFT = "PreemptionError"  # Ray Train: a node has gone of which it was known that it would
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
     return train_on_ray(training, f"{ctx.name}-{ctx.fingerprint[:16]}-{ctx.fence.epoch}")
 
 
-def train_rank(training: Training) -> dict[str, Any]:
-    """What every rank does once its process group is up. Returns the metrics."""
+def train_rank(training: Training, leaving: Leaving | None = None) -> dict[str, Any]:
+    """What every rank does once its process group is up. `leaving` as in `trainer.loop.train`. Returns the metrics."""
     from trainer.engine import set_up_device, settling
     from trainer.loop import train
     from trainer.model.hf import save_weights
@@ -93,6 +94,7 @@ def train_rank(training: Training) -> dict[str, Any]:
     outcome = train(
         model, training.task, training.plan, training.settings, training.run,
         device=device, inputs=training.inputs, trajectory=training.trajectory, progress=training.progress,
+        leaving=leaving,
     )  # fmt: skip
     if outcome.weights is not None:
         training.fence.check()
@@ -125,7 +127,15 @@ def join_alone() -> None:
 
 
 def _ray_worker(config: Mapping[str, Any]) -> dict[str, Any]:
-    return train_rank(config["training"])
+    return train_rank(config["training"], nodes_leaving)
+
+
+def nodes_leaving() -> Sequence[str]:
+    """The ids of the nodes of this training that are about to go (Ray drains them); called by all ranks at once."""
+    from ray.train import get_preemption_info
+
+    found = get_preemption_info()
+    return () if found is None else found.preempted_node_ids
 
 
 def train_on_ray(training: Training, name: str) -> dict[str, Any]:
@@ -142,10 +152,11 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # also how long Ray takes to see that the ranks are done
     run = training.run
     gpu = run.gpus_per_worker > 0
-    failures, busy = 0, 0
+    attempts, failures, busy = 0, 0, False
     with stopping_at_a_checkpoint(training) as asked:
         while True:
-            await_room(training, NODES_RETURN_S if failures else 0, asked)
+            await_room(training, NODES_RETURN_S if attempts else 0, asked)
+            attempts += 1
             # Ray's own snapshots are of no use here: they live and go with this launch
             with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
                 trainer = Trainer(
@@ -153,9 +164,10 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                     train_loop_config={"training": training},
                     scaling_config=ScalingConfig(num_workers=run.workers, use_gpu=gpu, resources_per_worker=run.resources),
                     run_config=RunConfig(
-                        name=f"{name}-{failures + busy}",
+                        name=f"{name}-{attempts}",
                         storage_path=storage,
-                        failure_config=FailureConfig(controller_failure_limit=0),  # or Ray would try for ever, and say nothing
+                        # or Ray would try for ever, and say nothing
+                        failure_config=FailureConfig(controller_failure_limit=0, max_preemption_failures=0),
                     ),
                     torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_TIMEOUT_S),
                 )
@@ -172,7 +184,10 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
             if type(cause).__name__ == BUSY:
                 if not busy:
                     training.progress.event("note", text="waits until what its ranks reserve is free")
-                busy += 1
+                busy = True
+                continue
+            if type(cause).__name__ == LEFT:
+                training.progress.event("note", text="a node has left, as it was to: all ranks start again")
                 continue
             if failures == run.restarts:
                 raise UserError(

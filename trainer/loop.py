@@ -32,8 +32,10 @@ if TYPE_CHECKING:
     from trainer.model.transformer import Transformer
 
 
+Leaving = Callable[[], Sequence[str]]  # the ids of the nodes that are about to go
 Sums = dict[str, tuple[float | Tensor, str]]  # by term: the sum of its numerators on this rank, and what it is divided by
-NORM, ASKED = "norm", "asked to stop"  # no terms are called so
+NORM, ASKED, LOOK = "norm", "asked to stop", "look who leaves"  # no terms are called so
+LOOK_EVERY_S = 5.0  # how often the ranks ask whether a node is about to go, which they have to do together
 
 
 @dataclass(frozen=True)
@@ -108,10 +110,12 @@ def train(
     inputs: Mapping[str, str],
     trajectory: Trajectory,
     progress: Progress,
+    leaving: Leaving | None = None,
 ) -> Outcome:
     """Run a training to its end on this rank, going on from the newest checkpoint that fits. The process group must be up.
 
-    `inputs` are the digests of what is trained on: a checkpoint made from others is no beginning for this training.
+    `inputs` are the digests of what is trained on: a checkpoint made from others is no beginning for this training. `leaving` tells all
+    ranks the same: all of them call it at once.
     """
     rank, world = dist.get_rank(), dist.get_world_size()
     model.to(device)
@@ -119,7 +123,7 @@ def train(
     if run.compile:
         model.compile_layers()
     task.start(Place(rank, world, device, run.micro_batch), model)
-    loop = _Loop(Scored(model, task), plan, settings, run, inputs, trajectory, progress)
+    loop = _Loop(Scored(model, task), plan, settings, run, inputs, trajectory, progress, leaving)
     try:
         first = loop.resume()
         if first < plan.steps:
@@ -148,6 +152,7 @@ class _Loop:
         inputs: Mapping[str, str],
         trajectory: Trajectory,
         progress: Progress,
+        leaving: Leaving | None,
     ) -> None:
         self.scored, self.task, self.plan, self.settings, self.run_settings = scored, scored.task, plan, settings, run
         self.inputs, self.trajectory, self.progress = dict(inputs), trajectory, progress
@@ -167,6 +172,8 @@ class _Loop:
         self.seconds = 0.0
         self.back_at = 0  # the step that the last undoing went back to
         self.asked_to_stop = False
+        self.look, self.looked = False, time.monotonic()
+        self.leaving, self.known_to_leave = leaving, set[str]()
 
     def resume(self) -> int:
         """Load the newest checkpoint that fits; returns how many steps are done."""
@@ -206,10 +213,12 @@ class _Loop:
                 self.validate(done)
             if self.run_settings.show_every and done % self.run_settings.show_every == 0:
                 self.show(done)
-            if self.asked_to_stop or self.worth_saving(done):
+            urgent = self.asked_to_stop or self.some_leave(done)
+            if urgent or self.worth_saving(done):
                 self.save(done)
-            if self.asked_to_stop:
+            if urgent:
                 self.saver.finish()
+            if self.asked_to_stop:
                 raise Stopped(f"step {done}")
         if self.state.history[-1]["step"] != done:
             # not part of any checkpoint: a longer training does not validate here
@@ -232,12 +241,14 @@ class _Loop:
             norm = self.engine.step(step)
         # whatever all ranks are to know of the step, in one go: they decide on it alike
         told: dict[str, float | Tensor] = {name: value for name, (value, _) in sums.items()}
-        told |= {NORM: (norm or 0.0) / self.world, ASKED: float(self.rank == 0 and self.trajectory.stop_request.exists())}
+        told[NORM] = (norm or 0.0) / self.world
+        told[ASKED] = float(self.rank == 0 and self.trajectory.stop_request.exists())
+        told[LOOK] = float(self.rank == 0 and self.leaving is not None and time.monotonic() - self.looked >= LOOK_EVERY_S)
         totals = self.summed({**told, **self.saver.told()})
         self.saver.hear(totals)
         means = _means(totals, sums, denominators)
         values = means if norm is None else {**means, NORM: totals[NORM]}
-        self.asked_to_stop = totals[ASKED] > 0
+        self.asked_to_stop, self.look = totals[ASKED] > 0, totals[LOOK] > 0
         guard = self.plan.guard
         problem = guard_problem(values, self.state.recent, guard.deviations if guard else 0.0)
         if problem is None:
@@ -294,6 +305,17 @@ class _Loop:
     def skipped(self) -> list[int]:
         """The numbers of all samples that are left out."""
         return sorted({sample for undone in self.state.skipped for sample in undone["samples"]})
+
+    def some_leave(self, done: int) -> bool:
+        """Whether a node is about to go, with its ranks, of which it was not known."""
+        if not self.look or self.leaving is None:
+            return False
+        self.looked = time.monotonic()
+        known, self.known_to_leave = self.known_to_leave, set(self.leaving())
+        if self.known_to_leave <= known:
+            return False
+        self.note(f"a node is about to leave: checkpoint of step {done}")
+        return True
 
     def validate(self, step: int) -> None:
         batches = list(self.task.validation_batches())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from tests.integration.test_train_resume import training
 from tests.trainer.worlds import pretraining
 from trainer import launch
 from trainer.launch import train_on_ray
+from trainer.loop import LOOK_EVERY_S
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch
 from trainer.tasks.language_model import Pretraining
@@ -36,6 +39,22 @@ class Waits(Pretraining):
         return super().micro_batches(step, model)
 
 
+@dataclass
+class Pauses(Pretraining):
+    """Notes the steps it begins with, and waits in two of them until it may go on."""
+
+    folder: str = ""
+
+    def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
+        if self._place.rank == 0:
+            with Path(self.folder, "begun").open("a") as begun:
+                begun.write(f"{step} ")
+        if step in (4, 6):
+            Path(self.folder, f"at-{step}-{self._place.rank}").touch()
+            until(Path(self.folder, f"on-from-{step}").exists)
+        return super().micro_batches(step, model)
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     import ray
@@ -43,11 +62,17 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # what nodes that come later shall have as well
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+    monkeypatch.setenv("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "0.5")
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     connect(ClusterConfig(kind="existing", address=nodes.address))
     yield nodes
     ray.shutdown()
     nodes.shutdown()
+
+
+def notes(events: Path) -> list[str]:
+    told = map(json.loads, events.read_text().splitlines()) if events.exists() else ()
+    return [event["text"] for event in told if event["event"] == "note"]
 
 
 def until(seen: Callable[[], bool]) -> None:
@@ -62,10 +87,6 @@ def test_a_training_whose_node_goes_waits_for_another_and_says_so(tmp_path: Path
     marker, events = tmp_path / "waits", tmp_path / "cut.jsonl"
     cut = training(tmp_path, pretraining(tmp_path, kind=Waits, marker=str(marker)), "cut")
     waits = "waits 2 minutes for nodes: test.run.workers=2: 2 ranks need 2 CPUs, the cluster has 1; set test.run.workers=1"
-
-    def notes() -> list[str]:
-        told = map(json.loads, events.read_text().splitlines())
-        return [event["text"] for event in told if event["event"] == "note"]
 
     def without_a_node(seconds: float) -> Future[Any]:
         """The training, after one of its two nodes is gone."""
@@ -82,12 +103,45 @@ def test_a_training_whose_node_goes_waits_for_another_and_says_so(tmp_path: Path
             without_a_node(0).result()
         marker.unlink()
         begun = without_a_node(120)
-        until(lambda: any(note.startswith(waits) for note in notes()))
+        until(lambda: any(note.startswith(waits) for note in notes(events)))
         cluster.add_node(num_cpus=1)
         cluster.wait_for_nodes()
         begun.result()
         whole = training(tmp_path, pretraining(tmp_path), "whole")
         thread.submit(train_on_ray, whole, "whole").result()
-    assert sum(note.startswith(waits) for note in notes()) == 1
+    assert sum(note.startswith(waits) for note in notes(events)) == 1
+    weights = [(tmp_path / f"{name}-weights" / "model.safetensors").read_bytes() for name in ("cut", "whole")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.proof
+def test_a_node_that_is_about_to_go_is_met_with_a_checkpoint_and_counts_as_no_loss(tmp_path: Path, cluster: Any) -> None:
+    task = pretraining(tmp_path, kind=Pauses, folder=str(tmp_path))
+    cut, events = training(tmp_path, task, "cut"), tmp_path / "cut.jsonl"
+    cut = replace(cut, run=replace(cut.run, checkpoint_every=100, restarts=0))
+    node = cluster.add_node(num_cpus=1)
+    cluster.wait_for_nodes()
+    with ThreadPoolExecutor(1) as thread:
+        begun = thread.submit(train_on_ray, cut, "cut")
+        until(lambda: all((tmp_path / f"at-4-{rank}").exists() for rank in range(2)))
+        told = [sys.executable, "-m", "ray.scripts.scripts", "drain-node", "--address", cluster.address, "--node-id", node.node_id]
+        preempted = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "wanted back", "--deadline-remaining-seconds", "30"]
+        subprocess.run([*told, *preempted], check=True)
+        time.sleep(LOOK_EVERY_S)
+        (tmp_path / "on-from-4").touch()
+        until(lambda: all((tmp_path / f"at-6-{rank}").exists() for rank in range(2)))
+        assert next(cut.trajectory.complete()).step == 5
+        cluster.remove_node(node, allow_graceful=False)
+        (tmp_path / "on-from-6").touch()
+        until(lambda: any(note.startswith("waits 15 minutes for nodes") for note in notes(events)))
+        cluster.add_node(num_cpus=1)
+        cluster.wait_for_nodes()
+        begun.result()
+        whole = training(tmp_path, pretraining(tmp_path), "whole")
+        thread.submit(train_on_ray, whole, "whole").result()
+    assert (tmp_path / "begun").read_text() == "0 1 2 3 4 5 6 5 6 7 "
+    leaves, left, *_ = notes(events)
+    assert leaves == "a node is about to leave: checkpoint of step 5"
+    assert left == "a node has left, as it was to: all ranks start again"
     weights = [(tmp_path / f"{name}-weights" / "model.safetensors").read_bytes() for name in ("cut", "whole")]
     assert weights[0] == weights[1]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.stage import UserError
 from tests.trainer.worlds import TINY, VOCABULARY, Broken, alone, equal, pretraining, training, trajectory
+from trainer import loop
 from trainer.data.mixture import Mixture
 from trainer.engine import Engine, Optimization, TrainRun
 from trainer.guard import Guard
@@ -42,6 +43,20 @@ def test_the_loss_falls_and_the_record_is_complete(tmp_path: Path) -> None:
     assert outcome.state.totals == {"tokens": 6 * 6 * 24}
     events = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
     assert [event["done"] for event in events if event["event"] == "progress"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_node_that_is_about_to_leave_is_met_with_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "LOOK_EVERY_S", 0.0)
+    told = iter([(), ("one",), ("one",), ("two", "one"), ("two",), ("two",)])
+    run = replace(ONE, checkpoint_every=100, keep_last=9)
+    outcome = alone(lambda: training(tmp_path, pretraining(tmp_path), run, leaving=lambda: next(told)))
+    assert sorted(checkpoint.step for checkpoint in trajectory(tmp_path).complete()) == [2, 4, 6]
+    events = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
+    assert [event["text"] for event in events if event["event"] == "note"] == [
+        f"a node is about to leave: checkpoint of step {step}" for step in (2, 4)
+    ]
+    assert equal(outcome, alone(lambda: training(tmp_path, pretraining(tmp_path), run, name="alone")))
+    assert next(told, None) is None
 
 
 def test_a_step_whose_gradients_fp16_has_no_room_for_applies_nothing_and_is_not_undone(

@@ -36,7 +36,7 @@ from trainer.data.sample_index import Rows, Segment, padded
 from trainer.engine import Optimization, TrainRun, deepspeed_config, settling
 from trainer.guard import ENOUGH, Guard
 from trainer.launch import join_alone
-from trainer.loop import Outcome, Plan, train
+from trainer.loop import Leaving, Outcome, Plan, train
 from trainer.model.config import ModelConfig
 from trainer.model.transformer import Transformer
 from trainer.objectives.language_model import TokenBatch
@@ -182,7 +182,14 @@ def trajectory(directory: Path, name: str = "one", epoch: int = 1) -> Trajectory
 
 
 def training(
-    directory: Path, task: Task, run: TrainRun, *, name: str = "one", settings: Optimization | None = None, **plan: Any
+    directory: Path,
+    task: Task,
+    run: TrainRun,
+    *,
+    name: str = "one",
+    settings: Optimization | None = None,
+    leaving: Leaving | None = None,
+    **plan: Any,
 ) -> Outcome:
     """Train the tiny model on this rank; the process group must be up."""
     values = {"steps": 6, "validate_every": 3, **plan}
@@ -193,6 +200,7 @@ def training(
         return train(
             model, task, Plan(**values), settings, run,
             device=device, inputs={"corpus": "random"}, trajectory=trajectory(directory, name), progress=progress,
+            leaving=leaving,
         )  # fmt: skip
 
 
