@@ -112,7 +112,7 @@ class TrainRun:
         int, Meta(ge=0, description="checkpoints of the best validations of pretrain or sft, saved and kept; 0: none is")
     ] = 0
     keep_every: Annotated[int, Meta(ge=0, description="steps between checkpoints that are kept for good; 0: none is")] = 0
-    restarts: Annotated[int, Meta(ge=0, description="restarts of all ranks after one was lost")] = 2
+    restarts: Annotated[int, Meta(ge=0, description="restarts of all ranks after one was lost, in a row without a checkpoint")] = 2
     tensorboard: Annotated[bool, Meta(description="write the numbers for TensorBoard, too, beside the checkpoints")] = False
     wandb: Annotated[str, Meta(description="project of Weights & Biases that gets the numbers, too; empty: none")] = ""
     show_every: Annotated[int, Meta(ge=0, description="steps between texts that the model writes to be read; 0: none; pretrain alone")] = 0

@@ -33,7 +33,6 @@ LASTING = (
 COLLECTIVE_TIMEOUT_S = 2 * 3600  # rank 0 hashes a whole checkpoint while the others wait
 NODES_RETURN_S = 15 * 60  # how long a training that has lost a node waits for it, or for another, to come
 BUSY = "WorkerGroupStartupTimeoutError"  # Ray Train: what the ranks reserve is there, but not free yet
-LEFT = "PreemptionError"  # Ray Train: a node has gone of which it was known that it would
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def nodes_leaving() -> Sequence[str]:
 
 
 def train_on_ray(training: Training, name: str) -> dict[str, Any]:
-    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
@@ -153,9 +152,11 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     run = training.run
     gpu = run.gpus_per_worker > 0
     attempts, failures, busy = 0, 0, False
+    made = checkpoints(training)
+    gone: set[str] = set()  # Ray places nothing any more on nodes that are about to go, but calls them alive while they are there
     with stopping_at_a_checkpoint(training) as asked:
         while True:
-            await_room(training, NODES_RETURN_S if attempts else 0, asked)
+            await_room(training, gone, NODES_RETURN_S if attempts else 0, asked)
             attempts += 1
             # Ray's own snapshots are of no use here: they live and go with this launch
             with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
@@ -178,6 +179,8 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                     cause = _cause(error)
             if not lost(cause):
                 raise cause
+            if isinstance(cause, PreemptionError):
+                gone |= {*cause.preemption_info.preempted_node_ids}
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             if asked.is_set():
                 raise Stopped(f"asked to, after ranks were lost ({reason:.120})")
@@ -186,9 +189,9 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                     training.progress.event("note", text="waits until what its ranks reserve is free")
                 busy = True
                 continue
-            if type(cause).__name__ == LEFT:
-                training.progress.event("note", text="a node has left, as it was to: all ranks start again")
-                continue
+            made_before, made = made, checkpoints(training)
+            if made - made_before:
+                failures = 0
             if failures == run.restarts:
                 raise UserError(
                     f"ranks were lost {failures + 1} times ({reason:.200}): see to the machine's memory and nodes, then run the same "
@@ -198,16 +201,24 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
             training.progress.event("note", text=f"ranks lost ({reason:.120}); restart {failures} of {run.restarts}")
 
 
-def await_room(training: Training, seconds: float, asked: threading.Event) -> None:
-    """Return once the nodes that are there have room for all ranks. Raises UserError, which says what is missing, after so many seconds,
-    and Stopped when the training is asked to end."""
+def checkpoints(training: Training) -> set[str]:
+    """The folders of those that are complete."""
+    return {checkpoint.directory for checkpoint in training.trajectory.complete()}
+
+
+def await_room(training: Training, gone: set[str], seconds: float, asked: threading.Event) -> None:
+    """Return once the nodes that are there, but for those that are as good as gone, have room for all ranks. Raises UserError, which says
+    what is missing, after so many seconds or where the command's own node is going, and Stopped when the training is asked to end."""
     import ray
 
+    if gone and ray.get_runtime_context().get_node_id() in gone:
+        raise UserError("the node that this command runs on is about to go: the same command on another goes on from the last checkpoint")
     end = time.monotonic() + seconds
     told = False
     while True:
         try:
-            return training.run.require_room(training.progress.stage, *(node["Resources"] for node in ray.nodes() if node["Alive"]))
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone]
+            return training.run.require_room(training.progress.stage, *nodes)
         except UserError as error:
             if time.monotonic() >= end:
                 raise

@@ -26,15 +26,17 @@ from trainer.tasks.language_model import Pretraining
 
 
 @dataclass
-class DiesOnce(Pretraining):
-    """Rank 1 is killed before its sixth step, the first time it gets there."""
+class Dies(Pretraining):
+    """Rank 1 is killed before each of these steps, the first time it gets there."""
 
     marker: str = ""
+    before: tuple[int, ...] = (5,)
     asked: int = 0  # a process that is asked to end at the same time
 
     def micro_batches(self, step: int, model: Transformer) -> list[TokenBatch]:
-        if step == 5 and self._place.rank == 1 and not Path(self.marker).exists():
-            Path(self.marker).touch()
+        marker = Path(f"{self.marker}-{step}")
+        if step in self.before and self._place.rank == 1 and not marker.exists():
+            marker.touch()
             if self.asked:
                 os.kill(self.asked, signal.SIGTERM)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -71,21 +73,23 @@ def training(folder: Path, task: Pretraining, name: str) -> Training:
     )
 
 
-def test_a_rank_that_dies_is_replaced_and_the_weights_are_the_same_bytes(tmp_path: Path, own_ray: None) -> None:
+def test_a_rank_that_dies_is_replaced_as_often_as_there_is_a_checkpoint_in_between_and_the_weights_are_the_same_bytes(
+    tmp_path: Path, own_ray: None
+) -> None:
     whole = train_on_ray(training(tmp_path, pretraining(tmp_path), "whole"), "whole")
-    dying = pretraining(tmp_path, kind=DiesOnce, marker=str(tmp_path / "died"))
-    again = train_on_ray(training(tmp_path, dying, "dying"), "dying")
-    assert (tmp_path / "died").exists()
+    dying = training(tmp_path, pretraining(tmp_path, kind=Dies, marker=str(tmp_path / "died"), before=(3, 6)), "dying")
+    again = train_on_ray(replace(dying, run=replace(dying.run, checkpoint_every=1)), "dying")
+    assert (tmp_path / "died-3").exists() and (tmp_path / "died-6").exists()
     assert (tmp_path / "dying-weights" / "model.safetensors").read_bytes() == (
         tmp_path / "whole-weights" / "model.safetensors"
     ).read_bytes()
     assert again["history"] == whole["history"] and again["totals"] == whole["totals"] == {"tokens": 8 * 6 * 24}
     notes = [json.loads(line) for line in (tmp_path / "dying.jsonl").read_text().splitlines()]
-    assert ["restart 1 of 1" in event["text"] for event in notes if event["event"] == "note"] == [True]
+    assert ["restart 1 of 1" in event["text"] for event in notes if event["event"] == "note"] == [True, True]
 
 
 def test_a_request_to_end_that_comes_with_the_loss_of_a_rank_is_not_forgotten(tmp_path: Path, own_ray: None) -> None:
-    task = pretraining(tmp_path, kind=DiesOnce, marker=str(tmp_path / "died"), asked=os.getpid())
+    task = pretraining(tmp_path, kind=Dies, marker=str(tmp_path / "died"), asked=os.getpid())
     asked = training(tmp_path, task, "asked")
     before = signal.signal(signal.SIGTERM, end)
     try:
@@ -93,11 +97,11 @@ def test_a_request_to_end_that_comes_with_the_loss_of_a_rank_is_not_forgotten(tm
             train_on_ray(asked, "asked")
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert (tmp_path / "died").exists() and not asked.trajectory.stop_request.exists()
+    assert (tmp_path / "died-5").exists() and not asked.trajectory.stop_request.exists()
     assert [checkpoint.step for checkpoint in asked.trajectory.complete()][:1] in ([2], [4])
     # no restart in between: the next launch finds what is lost and goes on
     assert "restart" not in (tmp_path / "asked.jsonl").read_text()
-    (tmp_path / "died").unlink()
+    (tmp_path / "died-5").unlink()
     with pytest.raises(UserError, match=r"ranks were lost 1 times \(.*\): see to the machine's memory and nodes, then run the same"):
         train_on_ray(replace(asked, task=replace(task, asked=0), run=replace(asked.run, restarts=0)), "again")
 
@@ -136,7 +140,7 @@ def test_ranks_wait_for_each_other_as_long_as_a_checkpoint_takes_on_any_device(
         def fit(self) -> Any:
             return SimpleNamespace(return_value={})
 
-    two = [{"Alive": alive, "Resources": {"CPU": 1.0, "GPU": 1.0}} for alive in (True, True, False)]
+    two = [{"NodeID": alive, "Alive": alive, "Resources": {"CPU": 1.0, "GPU": 1.0}} for alive in ("one", "other", "")]
     monkeypatch.setattr(ray, "nodes", lambda: two)
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Recorder)
     asked = training(tmp_path, pretraining(tmp_path), "told")
