@@ -140,7 +140,8 @@ def test_ranks_wait_for_each_other_as_long_as_a_checkpoint_takes_on_any_device(
         def fit(self) -> Any:
             return SimpleNamespace(return_value={})
 
-    two = [{"NodeID": alive, "Alive": alive, "Resources": {"CPU": 1.0, "GPU": 1.0}} for alive in ("one", "other", "")]
+    resources = {"CPU": 1.0, "GPU": 1.0}
+    two = [{"NodeID": name, "Alive": name != "lost", "Resources": resources} for name in ("one", "other", "lost")]
     monkeypatch.setattr(ray, "nodes", lambda: two)
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Recorder)
     asked = training(tmp_path, pretraining(tmp_path), "told")
