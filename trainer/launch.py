@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pipeline.stage import Fence, StageContext, Trajectory, UserError
@@ -138,7 +138,7 @@ def nodes_leaving() -> Sequence[str]:
 
 
 def train_on_ray(training: Training, name: str) -> dict[str, Any]:
-    from ray.train import FailureConfig, PreemptionError, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     class Trainer(TorchTrainer):
@@ -152,11 +152,10 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
     run = training.run
     gpu = run.gpus_per_worker > 0
     attempts, failures, busy = 0, 0, False
-    made = checkpoints(training)
-    gone: set[str] = set()  # Ray places nothing any more on nodes that are about to go, but calls them alive while they are there
+    made = checkpoints_made(training)
     with stopping_at_a_checkpoint(training) as asked:
         while True:
-            await_room(training, gone, NODES_RETURN_S if attempts else 0, asked)
+            await_room(training, NODES_RETURN_S if attempts else 0, asked)
             attempts += 1
             # Ray's own snapshots are of no use here: they live and go with this launch
             with tempfile.TemporaryDirectory(prefix="crawl2chat-") as storage:
@@ -179,8 +178,6 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                     cause = _cause(error)
             if not lost(cause):
                 raise cause
-            if isinstance(cause, PreemptionError):
-                gone |= {*cause.preemption_info.preempted_node_ids}
             reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
             if asked.is_set():
                 raise Stopped(f"asked to, after ranks were lost ({reason:.120})")
@@ -189,36 +186,39 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                     training.progress.event("note", text="waits until what its ranks reserve is free")
                 busy = True
                 continue
-            made_before, made = made, checkpoints(training)
-            if made - made_before:
+            known, made = made, checkpoints_made(training)
+            if made - known:
                 failures = 0
             if failures == run.restarts:
                 raise UserError(
-                    f"ranks were lost {failures + 1} times ({reason:.200}): see to the machine's memory and nodes, then run the same "
-                    "command, which goes on from the last checkpoint; or raise run.restarts"
+                    f"ranks were lost {failures + 1} times in a row ({reason:.200}): see to the machine's memory and nodes, then run the "
+                    "same command, which goes on from the last checkpoint; or raise run.restarts"
                 )
             failures += 1
             training.progress.event("note", text=f"ranks lost ({reason:.120}); restart {failures} of {run.restarts}")
 
 
-def checkpoints(training: Training) -> set[str]:
-    """The folders of those that are complete."""
-    return {checkpoint.directory for checkpoint in training.trajectory.complete()}
+def checkpoints_made(training: Training) -> set[str]:
+    """The folders of those that this launch has completed."""
+    return {checkpoint.directory for checkpoint in replace(training.trajectory, alone=True).complete()}
 
 
-def await_room(training: Training, gone: set[str], seconds: float, asked: threading.Event) -> None:
-    """Return once the nodes that are there, but for those that are as good as gone, have room for all ranks. Raises UserError, which says
-    what is missing, after so many seconds or where the command's own node is going, and Stopped when the training is asked to end."""
+def await_room(training: Training, seconds: float, asked: threading.Event) -> None:
+    """Return once the nodes that stay have room for all ranks. Raises UserError, which says what is missing, after so many seconds, and at
+    once where the command's own node is about to go; Stopped when the training is asked to end."""
     import ray
 
-    if gone and ray.get_runtime_context().get_node_id() in gone:
-        raise UserError("the node that this command runs on is about to go: the same command on another goes on from the last checkpoint")
+    own = ray.get_runtime_context().get_node_id()
     end = time.monotonic() + seconds
     told = False
     while True:
+        nodes = nodes_staying()
+        if own not in nodes:  # Ray Train would wait for ever to be placed here
+            raise UserError(
+                "the node that this command runs on is about to go: the same command elsewhere goes on from the last checkpoint"
+            )
         try:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in gone]
-            return training.run.require_room(training.progress.stage, *nodes)
+            return training.run.require_room(training.progress.stage, *nodes.values())
         except UserError as error:
             if time.monotonic() >= end:
                 raise
@@ -227,6 +227,16 @@ def await_room(training: Training, gone: set[str], seconds: float, asked: thread
                 told = True
         if asked.wait(1):
             raise Stopped("asked to, while it waited for nodes")
+
+
+def nodes_staying() -> dict[str, Mapping[str, float]]:
+    """What the nodes have, by id, but for those that are about to go: Ray calls them alive while they are there, and places nothing on
+    them any more."""
+    import ray
+    from ray._private.state import state  # what Ray Train asks itself; no public call tells it
+
+    going = state.get_draining_nodes()
+    return {node["NodeID"]: node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in going}
 
 
 @contextmanager

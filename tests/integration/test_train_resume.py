@@ -102,7 +102,7 @@ def test_a_request_to_end_that_comes_with_the_loss_of_a_rank_is_not_forgotten(tm
     # no restart in between: the next launch finds what is lost and goes on
     assert "restart" not in (tmp_path / "asked.jsonl").read_text()
     (tmp_path / "died-5").unlink()
-    with pytest.raises(UserError, match=r"ranks were lost 1 times \(.*\): see to the machine's memory and nodes, then run the same"):
+    with pytest.raises(UserError, match=r"ranks were lost 1 times in a row \(.*\): see to the machine's memory and nodes, then run"):
         train_on_ray(replace(asked, task=replace(task, asked=0), run=replace(asked.run, restarts=0)), "again")
 
 
@@ -140,15 +140,21 @@ def test_ranks_wait_for_each_other_as_long_as_a_checkpoint_takes_on_any_device(
         def fit(self) -> Any:
             return SimpleNamespace(return_value={})
 
-    resources = {"CPU": 1.0, "GPU": 1.0}
-    two = [{"NodeID": name, "Alive": name != "lost", "Resources": resources} for name in ("one", "other", "lost")]
-    monkeypatch.setattr(ray, "nodes", lambda: two)
+    resources, own = {"CPU": 1.0, "GPU": 1.0}, SimpleNamespace(get_node_id=lambda: "own")
+    nodes = [{"NodeID": name, "Alive": name != "lost", "Resources": resources} for name in ("own", "other", "lost", "going")]
+    going = {"going": 0}
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: own)
+    monkeypatch.setattr(ray._private.state.state, "get_draining_nodes", lambda: going)
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Recorder)
     asked = training(tmp_path, pretraining(tmp_path), "told")
     train_on_ray(replace(asked, run=replace(asked.run, gpus_per_worker=gpus)), "told")
     assert [(config.backend, config.timeout_s) for config in told] == [(backend, 7200)]
     with pytest.raises(UserError, match=r"3 ranks need 3 CPUs, the cluster has 2; set test\.run\.workers=2"):
         train_on_ray(replace(asked, run=replace(asked.run, workers=3)), "told")
+    going["own"] = 0
+    with pytest.raises(UserError, match="the node that this command runs on is about to go"):
+        train_on_ray(asked, "told")
 
 
 @dataclass
