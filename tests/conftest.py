@@ -26,7 +26,14 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_head() -> Iterator[str]:
+def ray_token() -> None:
+    """The token of every Ray here: the first that a test starts would leave one in the home folder, at odds with heads that have none."""
+    ray = str(Path(sys.executable).with_name("ray"))
+    subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
+
+
+@pytest.fixture(scope="session")
+def ray_head(ray_token: None) -> Iterator[str]:
     """The address of one Ray head for the whole session; drivers join it instead of starting their own.
 
     It claims more CPUs than there may be: a frozen driver keeps those it holds, and others must still get some.
@@ -35,8 +42,6 @@ def ray_head() -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ray = str(Path(sys.executable).with_name("ray"))
-    # a head without tokens would be at odds with the token that the first Ray of a test's own leaves in the home folder
-    subprocess.run([ray, "get-auth-token", "--generate"], check=True, capture_output=True)
     command = [ray, "start", "--head", "--block", f"--port={port}", "--num-cpus=8"]
     command += ["--include-dashboard=false", "--object-store-memory=250000000", "--disable-usage-stats", "--node-ip-address=127.0.0.1"]
     environment = {
