@@ -128,12 +128,12 @@ class Trajectory:
                 self._remove(Path(checkpoint.directory))
 
     def sweep(self) -> None:
-        """Remove what older epochs of this fingerprint left unfinished."""
+        """Remove what this driver and older ones of this fingerprint left unfinished; none of its ranks may be running."""
         for name in storage.folders(self.directory):
             match = NAME.fullmatch(name)
             folder = Path(self.directory, name)
-            older = match is not None and match["fingerprint"] == self.fingerprint and int(match["epoch"]) < self.fence.epoch
-            if older and not (folder / "COMPLETE").exists():
+            own = match is not None and match["fingerprint"] == self.fingerprint and int(match["epoch"]) <= self.fence.epoch
+            if own and not (folder / "COMPLETE").exists():
                 self._remove(folder)
 
     @property

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pipeline.stage import Fence, StageContext, Trajectory, UserError
+from pipeline.stage import Checkpoint, Fence, StageContext, Trajectory, UserError
 from trainer.engine import Optimization, Stopped, TrainRun
 from trainer.model.config import ModelConfig
 
@@ -187,7 +187,7 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                 busy = True
                 continue
             known, made = made, checkpoints_made(training)
-            if made - known:
+            if any(checkpoint not in known for checkpoint in made):
                 failures = 0
             if failures == run.restarts:
                 raise UserError(
@@ -195,12 +195,13 @@ def train_on_ray(training: Training, name: str) -> dict[str, Any]:
                     "same command, which goes on from the last checkpoint; or raise run.restarts"
                 )
             failures += 1
+            training.trajectory.sweep()
             training.progress.event("note", text=f"ranks lost ({reason:.120}); restart {failures} of {run.restarts}")
 
 
-def checkpoints_made(training: Training) -> set[str]:
-    """The folders of those that this launch has completed."""
-    return {checkpoint.directory for checkpoint in replace(training.trajectory, alone=True).complete()}
+def checkpoints_made(training: Training) -> list[Checkpoint]:
+    """Those that this launch has completed."""
+    return list(replace(training.trajectory, alone=True).complete())
 
 
 def await_room(training: Training, seconds: float, asked: threading.Event) -> None:
@@ -241,7 +242,7 @@ def nodes_staying() -> dict[str, Mapping[str, float]]:
 
 @contextmanager
 def stopping_at_a_checkpoint(training: Training) -> Iterator[threading.Event]:
-    """Meanwhile SIGTERM, which a node gets that is about to go, ends the training after its next step and a checkpoint of it; a second
+    """Meanwhile SIGTERM ends the training after its next step and a checkpoint of it; a second
     one ends it at once. Then whoever handled the signal before is called. The event says whether it has come."""
     received = threading.Event()
     if threading.current_thread() is not threading.main_thread():

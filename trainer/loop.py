@@ -314,7 +314,7 @@ class _Loop:
         known, self.known_to_leave = self.known_to_leave, set(self.leaving())
         if self.known_to_leave <= known:
             return False
-        self.note(f"a node is about to leave: checkpoint of step {done}")
+        self.note(f"a node is about to go: checkpoint of step {done}")
         return True
 
     def validate(self, step: int) -> None:

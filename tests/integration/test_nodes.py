@@ -139,7 +139,7 @@ def test_a_node_that_is_about_to_go_is_met_with_a_checkpoint_and_counts_no_more_
         thread.submit(train_on_ray, whole, "whole").result()
     assert (tmp_path / "begun").read_text() == "0 1 2 3 4 5 6 5 6 7 "
     leaves, lost, waits = notes(events)
-    assert leaves == "a node is about to leave: checkpoint of step 5"
+    assert leaves == "a node is about to go: checkpoint of step 5"
     assert lost.startswith("ranks lost (Training was interrupted by node preemption") and lost.endswith("restart 1 of 1")
     assert waits.endswith("2 ranks need 2 CPUs, the cluster has 1; set test.run.workers=1, or add nodes")
     weights = [(tmp_path / f"{name}-weights" / "model.safetensors").read_bytes() for name in ("cut", "whole")]

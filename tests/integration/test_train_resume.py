@@ -78,7 +78,9 @@ def test_a_rank_that_dies_is_replaced_as_often_as_there_is_a_checkpoint_in_betwe
 ) -> None:
     whole = train_on_ray(training(tmp_path, pretraining(tmp_path), "whole"), "whole")
     dying = training(tmp_path, pretraining(tmp_path, kind=Dies, marker=str(tmp_path / "died"), before=(3, 6)), "dying")
+    cut = Path(dying.trajectory.begin(99))
     again = train_on_ray(replace(dying, run=replace(dying.run, checkpoint_every=1)), "dying")
+    assert not cut.exists()  # a checkpoint that ranks which are gone left unfinished
     assert (tmp_path / "died-3").exists() and (tmp_path / "died-6").exists()
     assert (tmp_path / "dying-weights" / "model.safetensors").read_bytes() == (
         tmp_path / "whole-weights" / "model.safetensors"
@@ -123,36 +125,54 @@ def test_more_ranks_than_the_cluster_can_hold_are_refused_with_the_number_it_can
         TrainRun(workers=there + 1).require_room("pretrain", ray.cluster_resources())
 
 
-@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (1, "nccl")])
-def test_ranks_wait_for_each_other_as_long_as_a_checkpoint_takes_on_any_device(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, backend: str
-) -> None:
+@dataclass
+class Placed:
+    """What Ray Train was told, and when which nodes go."""
+
+    told: list[Any]
+    going: dict[str, int]
+
+
+@pytest.fixture
+def placed(monkeypatch: pytest.MonkeyPatch) -> Placed:
+    """Four nodes with a CPU and a GPU each, of which one is lost and one about to go."""
     import ray.train.torch
 
-    told: list[Any] = []
+    placed = Placed([], {"going": 0})
 
     class Recorder:
         """Stands in for Ray Train, which would look for GPUs."""
 
         def __init__(self, *_: Any, torch_config: Any, **settings: Any) -> None:
-            told.append(torch_config)
+            placed.told.append(torch_config)
 
         def fit(self) -> Any:
             return SimpleNamespace(return_value={})
 
     resources, own = {"CPU": 1.0, "GPU": 1.0}, SimpleNamespace(get_node_id=lambda: "own")
     nodes = [{"NodeID": name, "Alive": name != "lost", "Resources": resources} for name in ("own", "other", "lost", "going")]
-    going = {"going": 0}
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray, "get_runtime_context", lambda: own)
-    monkeypatch.setattr(ray._private.state.state, "get_draining_nodes", lambda: going)
+    monkeypatch.setattr(ray._private.state.state, "get_draining_nodes", lambda: placed.going)
     monkeypatch.setattr(ray.train.torch, "TorchTrainer", Recorder)
+    return placed
+
+
+@pytest.mark.parametrize(("gpus", "backend"), [(0, "gloo"), (1, "nccl")])
+def test_ranks_wait_for_each_other_as_long_as_a_checkpoint_takes_on_any_device(
+    tmp_path: Path, placed: Placed, gpus: int, backend: str
+) -> None:
     asked = training(tmp_path, pretraining(tmp_path), "told")
     train_on_ray(replace(asked, run=replace(asked.run, gpus_per_worker=gpus)), "told")
-    assert [(config.backend, config.timeout_s) for config in told] == [(backend, 7200)]
+    assert [(config.backend, config.timeout_s) for config in placed.told] == [(backend, 7200)]
+
+
+def test_there_is_room_only_on_nodes_that_stay_and_a_command_whose_own_node_goes_ends(tmp_path: Path, placed: Placed) -> None:
+    asked = training(tmp_path, pretraining(tmp_path), "told")
     with pytest.raises(UserError, match=r"3 ranks need 3 CPUs, the cluster has 2; set test\.run\.workers=2"):
         train_on_ray(replace(asked, run=replace(asked.run, workers=3)), "told")
-    going["own"] = 0
+    assert not placed.told
+    placed.going["own"] = 0
     with pytest.raises(UserError, match="the node that this command runs on is about to go"):
         train_on_ray(asked, "told")
 

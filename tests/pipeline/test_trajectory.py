@@ -170,13 +170,14 @@ def test_a_driver_that_lost_its_lease_completes_nothing(tmp_path: Path) -> None:
     assert one.latest() is None
 
 
-def test_a_sweep_removes_what_older_epochs_left_unfinished_and_no_more(tmp_path: Path) -> None:
+def test_a_sweep_removes_what_this_and_older_epochs_left_unfinished_and_no_more(tmp_path: Path) -> None:
     complete = save(trajectory(tmp_path, epoch=1), 5)
     cut = Path(trajectory(tmp_path, epoch=1).begin(10))
     other = Path(trajectory(tmp_path, "bb", epoch=1).begin(10))
-    newer = trajectory(tmp_path, epoch=2)
+    newer, newest = trajectory(tmp_path, epoch=2), Path(trajectory(tmp_path, epoch=3).begin(15))
+    own = Path(newer.begin(15))
     newer.sweep()
-    assert complete.exists() and other.exists() and not cut.exists()
+    assert complete.exists() and other.exists() and newest.exists() and not cut.exists() and not own.exists()
 
 
 def test_a_training_that_only_goes_on_longer_shares_its_checkpoints(tmp_path: Path) -> None:

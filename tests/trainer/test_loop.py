@@ -45,7 +45,7 @@ def test_the_loss_falls_and_the_record_is_complete(tmp_path: Path) -> None:
     assert [event["done"] for event in events if event["event"] == "progress"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_node_that_is_about_to_leave_is_met_with_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_that_is_about_to_go_is_met_with_one_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "LOOK_EVERY_S", 0.0)
     told = iter([(), ("one",), ("one",), ("two", "one"), ("two",), ("two",)])
     run = replace(ONE, checkpoint_every=100, keep_last=9)
@@ -53,7 +53,7 @@ def test_a_node_that_is_about_to_leave_is_met_with_one_checkpoint(tmp_path: Path
     assert sorted(checkpoint.step for checkpoint in trajectory(tmp_path).complete()) == [2, 4, 6]
     events = [json.loads(line) for line in (tmp_path / "one.jsonl").read_text().splitlines()]
     assert [event["text"] for event in events if event["event"] == "note"] == [
-        f"a node is about to leave: checkpoint of step {step}" for step in (2, 4)
+        f"a node is about to go: checkpoint of step {step}" for step in (2, 4)
     ]
     assert equal(outcome, alone(lambda: training(tmp_path, pretraining(tmp_path), run, name="alone")))
     assert next(told, None) is None
