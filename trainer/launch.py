@@ -242,8 +242,8 @@ def nodes_staying() -> dict[str, Mapping[str, float]]:
 
 @contextmanager
 def stopping_at_a_checkpoint(training: Training) -> Iterator[threading.Event]:
-    """Meanwhile SIGTERM ends the training after its next step and a checkpoint of it; a second
-    one ends it at once. Then whoever handled the signal before is called. The event says whether it has come."""
+    """Meanwhile SIGTERM ends the training after its next step and a checkpoint of it; a second one ends it at once. Then whoever handled
+    the signal before is called. The event says whether it has come."""
     received = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield received
