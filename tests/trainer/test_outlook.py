@@ -207,9 +207,9 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
             "pretrain.batch_tokens=1000",
             r"^pretrain: batch_tokens 1000 is no multiple of sequence_length 256; change one of them$",
         ),
-        ("sft.batch=1", r"^sft\.batch=1: too few for 2 ranks; raise it to 2 or lower sft\.run\.workers$"),
-        ("dpo.batch=3 dpo.run.workers=4", r"^dpo\.batch=3: too few for 4 ranks; raise it to 4 or lower dpo\.run\.workers$"),
-        ("grpo.batch=1", r"^grpo\.batch=1: too few for 2 ranks; raise it to 2 or lower grpo\.run\.workers$"),
+        ("recipe=tiny sft.batch=1", r"^sft\.batch=1: too few for 2 ranks; raise it to 2 or lower sft\.run\.workers$"),
+        ("recipe=tiny dpo.batch=3 dpo.run.workers=4", r"^dpo\.batch=3: too few for 4 ranks; raise it to 4 or lower dpo\.run\.workers$"),
+        ("recipe=tiny grpo.batch=1", r"^grpo\.batch=1: too few for 2 ranks; raise it to 2 or lower grpo\.run\.workers$"),
         ("dpo.run.keep_best=1", r"^dpo\.run\.keep_best=1: no validation of this stage tells which are the best; set it to 0$"),
         ("grpo.run.keep_best=2", r"^grpo\.run\.keep_best=2: no validation of this stage tells which are the best; set it to 0$"),
         *(
@@ -222,7 +222,7 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
         ),
         *(
             (
-                f"model.head_dim=8 {name}.run.gpus_per_worker=1",
+                f"recipe=tiny model.head_dim=8 {name}.run.gpus_per_worker=1",
                 rf"^{name}\.run\.gpus_per_worker=1: on GPUs attention has no kernel for heads narrower than 16, the model's are 8 wide; "
                 "set it to 0, or give a model that has wider ones$",
             )
