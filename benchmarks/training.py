@@ -406,7 +406,7 @@ def train_run(measuring: Measuring, zero: int) -> TrainRun:
 
 
 def run_task(measuring: Measuring, zero: int, task: Pretraining, compiled: bool = False) -> None:
-    run = replace(train_run(measuring, zero), checkpoint_every=10**6, compile=compiled)
+    run = replace(train_run(measuring, zero).as_it_runs(SETTINGS.precision), checkpoint_every=10**6, compile=compiled)
     with shared_folder(measuring.directory) as folder:
         loop.train(
             own_model(measuring), task, Plan(measuring.steps, 10**6), SETTINGS, run,

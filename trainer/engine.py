@@ -15,14 +15,14 @@ import os
 import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
 from pipeline.stage import UserError
-from trainer.planning import REDUCE_BUCKET, Offload
+from trainer.planning import REDUCE_BUCKET, Offload, running_stage
 
 if TYPE_CHECKING:
     import torch
@@ -93,7 +93,10 @@ class TrainRun:
     """How a training is spread over machines. Never part of identity."""
 
     workers: Annotated[int, Meta(ge=0, description="ranks; 0: one rank inside the driver, without Ray")] = 2
-    zero: Annotated[int, Meta(ge=0, le=3, description="ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too")] = 1
+    zero: Annotated[
+        int,
+        Meta(ge=0, le=3, description="ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too; one rank in fp32: 0"),
+    ] = 1
     offload: Annotated[
         Offload,
         Meta(description="kept in the host's memory: the optimizer's states (ZeRO 1 to 3), at ZeRO 3 the weights as well"),
@@ -122,6 +125,10 @@ class TrainRun:
     @property
     def world_size(self) -> int:
         return max(1, self.workers)
+
+    def as_it_runs(self, precision: str) -> TrainRun:
+        """These settings at the ZeRO stage that runs, which for a rank alone may be another than is asked for."""
+        return replace(self, zero=running_stage(self.zero, world=self.world_size, precision=precision, offload=self.offload))
 
     @property
     def resources(self) -> dict[str, float]:
@@ -182,7 +189,7 @@ def preflight(name: str, settings: Optimization, run: TrainRun, sources: Sequenc
         raise UserError(f"{name}.run.offload={run.offload}: ZeRO 0 shards nothing that could be moved; set {name}.run.zero to 1, 2 or 3")
     if run.offload == "parameters" and run.zero != 3:
         raise UserError(f"{name}.run.offload=parameters: only ZeRO 3 shards them; set {name}.run.zero=3, or {name}.run.offload=optimizer")
-    if run.compile and run.zero == 3:
+    if run.compile and run.as_it_runs(settings.precision).zero == 3:
         raise UserError(f"{name}.run.compile=true: ZeRO 3 gathers weights in hooks that a compiled layer skips; set {name}.run.zero=2")
     if run.workers and run.threads > max(1, run.cpus_per_worker):
         raise UserError(
@@ -205,8 +212,6 @@ def deepspeed_config(settings: Optimization, run: TrainRun) -> dict[str, Any]:
         # on a CPU there is no memory to be fragmented and no collective that runs beside: only copies
         bare_cpu = run.offload == "none" and not run.gpus_per_worker
         zero |= {"contiguous_gradients": not bare_cpu, "overlap_comm": run.zero == 3 and not bare_cpu}
-    if run.zero == 3 and run.world_size == 1 and run.offload != "parameters":
-        zero["memory_efficient_linear"] = False  # torch's own would hold gathered weights until the backward pass: here none are
     if run.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": run.gpus_per_worker > 0}
     if run.offload == "parameters":
@@ -263,27 +268,17 @@ class Engine:
         self.norm = 0.0
         if run.zero == 0:
             self.deepspeed.clip_fp32_gradients = self.clipped
+            # a rank alone has nothing to add up: its gradients would be copied into one buffer and back
+            self.deepspeed.enable_backward_allreduce = self.deepspeed.world_size > 1
         if run.zero == 3:
             self.deepspeed.optimizer.flatten = flattened
         self.averaged_over = self.deepspeed.world_size if run.zero == 3 else 1
-        if self.deepspeed.world_size == 1 and not run.gpus_per_worker:
-            self._reduce_nothing()
 
     def clipped(self) -> None:
         """Clip the gradients at stage 0, where DeepSpeed would not tell their norm, in the midst of its step: they have been reduced."""
         from torch import nn
 
         self.norm = float(nn.utils.clip_grad_norm_(self.deepspeed.module.parameters(), self.settings.clip or math.inf))
-
-    def _reduce_nothing(self) -> None:
-        """A single rank has nothing to add up: DeepSpeed would copy the gradients into one buffer and back from it, or at ZeRO 3 on."""
-        if self.run.zero == 0:
-            self.deepspeed.enable_backward_allreduce = False
-        elif self.run.zero < 3:
-            self.deepspeed.optimizer.buffered_reduce_fallback = lambda *_, **__: None
-        else:
-            scatter = "_DeepSpeedZeroOptimizer_Stage3__avg_scatter_grads"
-            setattr(self.deepspeed.optimizer, scatter, lambda parameters, _: [parameter.grad.view(-1) for parameter in parameters])
 
     def forward(self, *inputs: Any) -> Any:
         return self.deepspeed(*inputs)

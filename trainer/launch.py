@@ -71,7 +71,7 @@ def launch(ctx: StageContext, task: Task, plan: Plan, settings: Optimization, mo
 
     An error of a rank arrives as it was raised there.
     """
-    run: TrainRun = ctx.run
+    run: TrainRun = ctx.run.as_it_runs(settings.precision)
     inputs = {role: artifact.digest for role, artifact in ctx.inputs.items()} | {file.name: file.sha256 for file in ctx.sources}
     training = Training(task, plan, settings, run, model, ctx.directory, inputs, ctx.trajectory, ctx.fence, ctx.progress)
     if run.workers == 0:

@@ -203,7 +203,7 @@ def how_of(params: Optimization, run: TrainRun) -> dict[str, Any]:
         "precision": params.precision,
         "micro_batch": run.micro_batch,
         "world": run.world_size,
-        "zero": run.zero,
+        "zero": run.as_it_runs(params.precision).zero,
         "device": "cuda" if run.gpus_per_worker else "cpu",
         "offload": run.offload,
         "recompute": run.recompute == "layer",

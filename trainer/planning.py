@@ -235,6 +235,12 @@ def logits_bytes(config: ModelConfig, tokens: int, device: str) -> int:
     return rows * config.vocab_size * 8 + 4 * config.vocab_size * config.hidden_size
 
 
+def running_stage(zero: int, *, world: int, precision: str, offload: Offload) -> int:
+    """The ZeRO stage a training runs at where it asks for `zero`: 0 for a rank alone, which has nothing to shard and would only copy its
+    gradients and weights; but in 16 bits stage 0 would add gradients up in them, and it offloads nothing."""
+    return 0 if world == 1 and precision == "fp32" and offload == "none" else zero
+
+
 def width_of(precision: str) -> int:
     """Bytes of a number."""
     return 4 if precision == "fp32" else 2
@@ -260,6 +266,7 @@ def memory_per_device(
     written from a copy, of which rank 0's has the weights as well; at stage 3 they are the optimizer's.
     """
     exact, width = count_parameters(config).exact, width_of(precision)
+    zero = running_stage(zero, world=world, precision=precision, offload=offload)
     # bf16 has an optimizer of its own in DeepSpeed below stage 2, unless that is offloaded: it keeps gradients beside their sums
     beside = zero == 0 or (zero == 1 and precision == "bf16" and offload == "none")
     gradient = 6 if precision != "fp32" and beside else 4

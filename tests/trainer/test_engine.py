@@ -19,11 +19,13 @@ from torch.profiler import ProfilerActivity, profile
 
 import trainer.engine
 from pipeline.stage import UserError
+from tests.data_prep.contexts import context
 from tests.trainer.worlds import TINY, VOCABULARY, alone, pretraining, tiny, training
 from trainer.engine import Engine, Optimization, TrainRun, deepspeed_config, flattened, preflight
-from trainer.launch import lost
-from trainer.loop import Scored
+from trainer.launch import NewModel, launch, lost
+from trainer.loop import Plan, Scored
 from trainer.model.transformer import Transformer
+from trainer.stages import pretrain
 from trainer.stages.pretraining import PretrainParams, check_pretraining
 from trainer.stages.tuning import GrpoParams, check_reinforcement
 from trainer.tasks.task import Place
@@ -186,28 +188,40 @@ def test_every_stage_tells_the_norm_and_clips_alike(tmp_path: Path, zero: int, c
     assert all(torch.allclose(tensor, found[-1].weights[name], rtol=0, atol=1e-6) for name, tensor in found[0].weights.items())
 
 
-@pytest.mark.parametrize("zero", [2, 3])  # 0 and 1 reduce nothing there anyway
-def test_a_rank_alone_calls_no_other_in_its_backward_passes(tmp_path: Path, zero: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[str] = []
+def test_a_rank_alone_sends_and_copies_no_gradients(tmp_path: Path) -> None:
+    model, run = tiny(), TrainRun(workers=1, zero=3).as_it_runs("fp32")
+    engine = alone(lambda: Engine(model, Optimization(), run, 1))
+    task = pretraining(tmp_path, validation_tokens=0)
+    task.start(Place(0, 1, torch.device("cpu"), 6), model)
+    [batch] = task.micro_batches(0, model)
+    loss = Scored(model, task)(batch, task.counts(batch))[0]
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        engine.backward(loss)
+        engine.step(0)
+    called = {event.name for event in found.events()}
+    assert "aten::mm" in called and not [name for name in called if name.startswith("c10d::") or "flatten_dense" in name]
 
-    def profiled(engine: Engine, loss: torch.Tensor) -> None:
-        with profile(activities=[ProfilerActivity.CPU]) as found:
-            backward(engine, loss)
-        called.extend(event.name for event in found.events())
 
-    backward = Engine.backward
-    monkeypatch.setattr(Engine, "backward", profiled)
-    alone(lambda: training(tmp_path, pretraining(tmp_path), TrainRun(zero=zero), steps=1))
-    assert "aten::mm" in called and not [name for name in called if name.startswith("c10d::")]
+@pytest.mark.parametrize(
+    ("run", "precision", "runs"),
+    [
+        (TrainRun(workers=1, zero=3), "fp32", 0),
+        (TrainRun(workers=0, zero=1), "fp32", 0),
+        (TrainRun(workers=2, zero=3), "fp32", 3),
+        (TrainRun(workers=1, zero=1), "bf16", 1),
+        (TrainRun(workers=1, zero=3, offload="parameters"), "fp32", 3),
+    ],
+)
+def test_a_rank_alone_runs_without_shards_where_that_is_the_same(run: TrainRun, precision: str, runs: int) -> None:
+    assert run.as_it_runs(precision) == replace(run, zero=runs)
 
 
-@pytest.mark.parametrize(("workers", "offload", "own"), [(1, "none", True), (1, "parameters", False), (2, "none", False)])
-def test_products_that_hold_no_gathered_weights_are_deepspeeds_only_where_weights_are_gathered(
-    workers: int, offload: Any, own: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(torch.nn.functional, "linear", torch._C._nn.linear)
-    alone(lambda: Engine(tiny(), Optimization(), TrainRun(workers=workers, zero=3, offload=offload), 1))
-    assert (torch.nn.functional.linear is torch._C._nn.linear) == own
+@pytest.mark.parametrize(("offload", "runs"), [("none", 0), ("optimizer", 2)])
+def test_checkpoints_tell_the_stage_that_ran(tmp_path: Path, offload: Any, runs: int) -> None:
+    ctx = context(pretrain, tmp_path / "stage")
+    ctx.run = TrainRun(workers=0, zero=2, offload=offload)
+    alone(lambda: launch(ctx, pretraining(tmp_path), Plan(2, 2), Optimization(), NewModel(TINY.resolved(VOCABULARY), 1)))
+    assert [checkpoint.facts["zero"] for checkpoint in ctx.trajectory.complete()] == [runs]
 
 
 @pytest.mark.parametrize(
