@@ -1,12 +1,14 @@
 """Training's speed: this project's loop beside a plain PyTorch loop and Hugging Face's Trainer, on the same rows.
 
-    python -m benchmarks.training [--ranks 1 2] [--size small long] [--zero 0 1 2 3] [--steps 12] [--compile] [--parts]
+    python -m benchmarks.training [--ranks 1 2] [--size small long] [--zero 0 1 2 3] [--steps 12] [--runs 1] [--compile] [--parts]
 
 The peers are transformers and accelerate, both in the `dev` extra. Without accelerate, or without transformers, their lines are left
 out.
 
 Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all with models of the
-same shape and the same rows in the same micro-batches; their first steps are not counted. Ratios are given thrice: of the best
+same shape and the same rows in the same micro-batches; their first steps are not counted. Two copies of one side can be 3 % apart
+in a run and change places in the next, by where their memory lies: `--runs` repeats it in new processes, the sides in another
+order each time, and puts all turns together. Ratios are given thrice: of the best
 steps, which is exact on an idle machine; the median over rounds of turns, with what it would be within in 19 of 20 such
 measurements; and of processor time over all ranks, which leaves out waiting. What is freed stays with the process: else it would be
 luck whose memory the system takes back between steps, and page faults take up to a thirtieth of a step. A step of the plain loop is
@@ -29,6 +31,7 @@ import importlib.util
 import logging
 import math
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -38,7 +41,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -107,6 +110,7 @@ class Measuring:
     counted: int  # steps of each side; SKIPPED before them are not counted
     parts: bool
     compile: bool
+    run: int = 0
 
     @property
     def steps(self) -> int:
@@ -119,6 +123,12 @@ class Seconds:
 
     wall: list[float] = field(default_factory=list)
     processor: list[float] = field(default_factory=list)
+
+    def counted(self) -> Seconds:
+        return Seconds(self.wall[SKIPPED:], self.processor[SKIPPED:])
+
+    def then(self, other: Seconds) -> Seconds:
+        return Seconds(self.wall + other.wall, self.processor + other.processor)
 
 
 @dataclass
@@ -194,6 +204,7 @@ def main() -> None:
         "--zero", type=int, choices=range(4), nargs="+", default=[0, 1, 2, 3], help="ZeRO stages: fewer take less time a turn"
     )
     parser.add_argument("--steps", type=int, default=12, help="counted steps of each side")
+    parser.add_argument("--runs", type=int, default=1, help="runs that are put together, each in processes of its own")
     parser.add_argument("--compile", action="store_true", help="also with compiled layers, which takes minutes to start")
     parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
     arguments = parser.parse_args()
@@ -204,17 +215,18 @@ def main() -> None:
             measuring = Measuring(Path(folder), SIZES[name], arguments.zero, arguments.steps, arguments.parts, arguments.compile)
             write_corpus(measuring)
             for ranks in arguments.ranks:
-                missed += show(name, measuring, together(ranks, measuring.directory, measured, measuring)) * (name == "long")
+                runs = [together(ranks, measuring.directory, measured, replace(measuring, run=run)) for run in range(arguments.runs)]
+                missed += show(name, measuring, [reduce(Found.then, run) for run in zip(*runs, strict=True)]) * (name == "long")
     if missed:
         sys.exit(f"{missed} of the targets missed by more than chance")
 
 
 def write_corpus(measuring: Measuring) -> None:
     """A shard of two million random ids in documents of 20 to 800 tokens."""
-    random, vocabulary = np.random.default_rng(0), measuring.size.config.vocab_size
+    generator, vocabulary = np.random.default_rng(0), measuring.size.config.vocab_size
     with TokenShardWriter(measuring.directory / "part.bin", vocabulary) as writer:
         while writer.tokens < 2_000_000:
-            writer.write([*random.integers(2, vocabulary, random.integers(20, 800)).tolist(), END])
+            writer.write([*generator.integers(2, vocabulary, generator.integers(20, 800)).tolist(), END])
 
 
 def pretraining(measuring: Measuring, ranks: int, turn: Callable[[], None] = lambda: None) -> Paced:
@@ -239,6 +251,10 @@ class Found:
     peak: float  # FLOP/s
     parts: Mapping[int, Mapping[str, float]]  # seconds of a step by ZeRO stage
 
+    def then(self, other: Found) -> Found:
+        seconds = {name: self.seconds[name].then(other.seconds[name]) for name in self.seconds}
+        return Found(seconds, max(self.peak, other.peak), other.parts)
+
 
 def measured(measuring: Measuring) -> Found:
     """Run by every rank."""
@@ -259,11 +275,13 @@ def measured(measuring: Measuring) -> Found:
         if importlib.util.find_spec("accelerate"):
             for zero in stages:
                 sides[f"HF Trainer, ZeRO {zero}"] = partial(huggingface_trainer, measuring, zero)
-    turns = Turns(sides)
+    order = list(sides)
+    if measuring.run:
+        random.Random(measuring.run).shuffle(order)
+    turns = Turns({name: sides[name] for name in order})
     turns.run(measuring.steps)
-    del turns.seconds["peak"]
     parts = {zero: parts_of(measuring, zero) for zero in stages} if measuring.parts else {}
-    return Found(turns.seconds, max(peaks), parts)
+    return Found({name: turns.seconds[name].counted() for name in sides if name != "peak"}, max(peaks), parts)
 
 
 def show(size: str, measuring: Measuring, ranks: Sequence[Found]) -> int:
@@ -271,10 +289,10 @@ def show(size: str, measuring: Measuring, ranks: Sequence[Found]) -> int:
     config, length = measuring.size.config, measuring.size.length
     world, tokens = len(ranks), len(ranks) * measuring.size.micro_batch * length
     peak, flops = sum(rank.peak for rank in ranks), work_per_token(config, length).total
-    wall = {name: seconds.wall[SKIPPED:] for name, seconds in ranks[0].seconds.items()}
+    wall = {name: seconds.wall for name, seconds in ranks[0].seconds.items()}
     processor, missed = {}, 0
     for name in wall:
-        steps = zip(*(rank.seconds[name].processor[SKIPPED:] for rank in ranks), strict=True)
+        steps = zip(*(rank.seconds[name].processor for rank in ranks), strict=True)
         processor[name] = statistics.median(sum(step) for step in steps)
     print(
         f"{world} rank{'s' * (world > 1)} of one thread, {size}: {count_parameters(config).exact:,} parameters, "
