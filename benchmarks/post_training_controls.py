@@ -83,7 +83,7 @@ def trained(task: Task, plan: Plan, settings: Optimization, start: Path, home: P
     (home / "lease").mkdir(parents=True)
     trajectory = Trajectory(str(home / "steps"), "control", Fence(str(home / "lease"), 1))
     Path(trajectory.directory).mkdir()
-    run = TrainRun(workers=0, zero=0, micro_batch=32, checkpoint_every=plan.steps)
+    run = TrainRun(workers=0, micro_batch=32, checkpoint_every=plan.steps).as_it_runs(settings.precision)
     progress = Progress(str(home / "events.jsonl"), "control")
     model = load_model(start)[0]
     outcome = train(model, task, plan, settings, run, device=torch.device("cpu"), inputs={}, trajectory=trajectory, progress=progress)

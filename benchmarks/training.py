@@ -7,10 +7,11 @@ out.
 
 Every rank is a process with one thread. In one run of these processes the sides take turns, step by step, all with models of the
 same shape and the same rows in the same micro-batches; their first steps are not counted. Two copies of one side can be 3 % apart
-in a run and change places in the next, by where their memory lies: `--runs` repeats it in new processes, the sides in another
-order each time, and puts all turns together. Ratios are given thrice: of the best
-steps, which is exact on an idle machine; the median over rounds of turns, with what it would be within in 19 of 20 such
-measurements; and of processor time over all ranks, which leaves out waiting. What is freed stays with the process: else it would be
+in a run and change places in the next, by where their memory lies: `--runs` repeats all in new processes, the sides in an
+order drawn anew. Ratios are given thrice: of the best steps, which is exact on an idle machine; the median over rounds of turns; and
+of processor time over all ranks, which leaves out waiting; of several runs each is the median over runs. Behind the second stands,
+of one run, what the median would be within in 19 of 20 measurements as long in these processes, and of several the lowest and the
+highest run's. What is freed stays with the process: else it would be
 luck whose memory the system takes back between steps, and page faults take up to a thirtieth of a step. A step of the plain loop is
 what a person would write: the loss of this rank's rows, DDP's backward pass, clipping, fused AdamW, the loss printed. The plain
 loop is measured with this project's transformer, so that the loop is all that differs, and with transformers' Qwen3. Hugging Face's
@@ -41,7 +42,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial, reduce
+from functools import partial
+from operator import truediv
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -127,9 +129,6 @@ class Seconds:
     def counted(self) -> Seconds:
         return Seconds(self.wall[SKIPPED:], self.processor[SKIPPED:])
 
-    def then(self, other: Seconds) -> Seconds:
-        return Seconds(self.wall + other.wall, self.processor + other.processor)
-
 
 @dataclass
 class Paced(Pretraining):
@@ -208,6 +207,8 @@ def main() -> None:
     parser.add_argument("--compile", action="store_true", help="also with compiled layers, which takes minutes to start")
     parser.add_argument("--parts", action="store_true", help="also show where a step's time goes")
     arguments = parser.parse_args()
+    if arguments.runs < 1:
+        parser.error("--runs: at least 1")
     os.environ |= {"OMP_NUM_THREADS": "1", **KEEPING_MEMORY}  # of the ranks
     missed = 0
     for name in arguments.size:
@@ -215,8 +216,11 @@ def main() -> None:
             measuring = Measuring(Path(folder), SIZES[name], arguments.zero, arguments.steps, arguments.parts, arguments.compile)
             write_corpus(measuring)
             for ranks in arguments.ranks:
-                runs = [together(ranks, measuring.directory, measured, replace(measuring, run=run)) for run in range(arguments.runs)]
-                missed += show(name, measuring, [reduce(Found.then, run) for run in zip(*runs, strict=True)]) * (name == "long")
+                runs = [
+                    together(ranks, measuring.directory, measured, replace(measuring, run=run, parts=arguments.parts and run == 0))
+                    for run in range(arguments.runs)
+                ]
+                missed += show(name, measuring, runs) * (name == "long")
     if missed:
         sys.exit(f"{missed} of the targets missed by more than chance")
 
@@ -251,10 +255,6 @@ class Found:
     peak: float  # FLOP/s
     parts: Mapping[int, Mapping[str, float]]  # seconds of a step by ZeRO stage
 
-    def then(self, other: Found) -> Found:
-        seconds = {name: self.seconds[name].then(other.seconds[name]) for name in self.seconds}
-        return Found(seconds, max(self.peak, other.peak), other.parts)
-
 
 def measured(measuring: Measuring) -> Found:
     """Run by every rank."""
@@ -275,48 +275,53 @@ def measured(measuring: Measuring) -> Found:
         if importlib.util.find_spec("accelerate"):
             for zero in stages:
                 sides[f"HF Trainer, ZeRO {zero}"] = partial(huggingface_trainer, measuring, zero)
-    order = list(sides)
+    first, *others = sides
     if measuring.run:
-        random.Random(measuring.run).shuffle(order)
-    turns = Turns({name: sides[name] for name in order})
+        random.Random(measuring.run).shuffle(others)
+    turns = Turns({name: sides[name] for name in (first, *others)})
     turns.run(measuring.steps)
     parts = {zero: parts_of(measuring, zero) for zero in stages} if measuring.parts else {}
     return Found({name: turns.seconds[name].counted() for name in sides if name != "peak"}, max(peaks), parts)
 
 
-def show(size: str, measuring: Measuring, ranks: Sequence[Found]) -> int:
-    """Prints what was measured; returns how many targets were missed by more than chance."""
+def show(size: str, measuring: Measuring, runs: Sequence[Sequence[Found]]) -> int:
+    """Prints what the ranks of each run measured; returns how many targets were missed by more than chance."""
     config, length = measuring.size.config, measuring.size.length
-    world, tokens = len(ranks), len(ranks) * measuring.size.micro_batch * length
-    peak, flops = sum(rank.peak for rank in ranks), work_per_token(config, length).total
-    wall = {name: seconds.wall for name, seconds in ranks[0].seconds.items()}
+    world = len(runs[0])
+    tokens = world * measuring.size.micro_batch * length
+    peak, flops = max(sum(rank.peak for rank in ranks) for ranks in runs), work_per_token(config, length).total
+    wall = {name: [ranks[0].seconds[name].wall for ranks in runs] for name in runs[0][0].seconds}
     processor, missed = {}, 0
     for name in wall:
-        steps = zip(*(rank.seconds[name].processor for rank in ranks), strict=True)
-        processor[name] = statistics.median(sum(step) for step in steps)
+        steps = [zip(*(rank.seconds[name].processor for rank in ranks), strict=True) for ranks in runs]
+        processor[name] = [statistics.median(sum(step) for step in run) for run in steps]
     print(
         f"{world} rank{'s' * (world > 1)} of one thread, {size}: {count_parameters(config).exact:,} parameters, "
         f"{tokens:,} tokens a step in rows of {length:,}; fp32 matrix product {peak / world / 1e9:.0f} GFLOP/s a rank\n"
         f"{'':<32} {'best step':>10} {'':>6} {'speed over the plain loop':>51} {'over HF Trainer':>51}\n"
-        f"{'':<32} {'tokens/s':>10} {'MFU':>6}" + f" {'best':>9} {'median':>7} {'(95 %)':>13} {'CPU':>6} {'target':>12}" * 2
+        f"{'':<32} {'tokens/s':>10} {'MFU':>6}" + f" {'best':>9} {'median':>7} {'(within)':>13} {'CPU':>6} {'target':>12}" * 2
     )
     for name, seconds in wall.items():
-        line = f"{name:<32} {tokens / min(seconds):>10,.0f} {tokens * flops / min(seconds) / peak:>6.1%}"
+        fastest = min(map(min, seconds))
+        line = f"{name:<32} {tokens / fastest:>10,.0f} {tokens * flops / fastest / peak:>6.1%}"
         for peer in dict.fromkeys(("plain loop", name.removesuffix(", compiled").replace("crawl2chat", "HF Trainer"))):
             if peer in wall and (peer != name or name == "plain loop"):
-                turns = [other / own for other, own in zip(wall[peer], seconds, strict=True)]
-                low, high = median_within(turns)
-                line += f" {min(wall[peer]) / min(seconds):>9.3f} {statistics.median(turns):>7.3f} ({low:.3f}-{high:.3f})"
-                line += f" {processor[peer] / processor[name]:>6.3f}"
+                best = statistics.median(min(other) / min(own) for other, own in zip(wall[peer], seconds, strict=True))
+                turns = [list(map(truediv, other, own)) for other, own in zip(wall[peer], seconds, strict=True)]
+                medians = [statistics.median(run) for run in turns]
+                low, high = (min(medians), max(medians)) if len(runs) > 1 else median_within(turns[0])
+                median = statistics.median(medians)
+                line += f" {best:>9.3f} {median:>7.3f} ({low:.3f}-{high:.3f})"
+                line += f" {statistics.median(map(truediv, processor[peer], processor[name])):>6.3f}"
                 target = target_of(name, peer, world)
                 if target is not None:
-                    met = "met" if statistics.median(turns) >= target else "near" if high >= target else "missed"
+                    met = "met" if median >= target else "near" if high >= target else "missed"
                     line += f" {target:>5.2f} {met:<6}"
                     missed += met == "missed"
                 else:
                     line += " " * 13
         print(line.rstrip())
-    for zero, parts in ranks[0].parts.items():
+    for zero, parts in runs[0][0].parts.items():
         total = sum(parts.values())
         print(f"ZeRO {zero}, {total * 1e3:.0f} ms a step: " + ", ".join(f"{name} {part / total:.1%}" for name, part in parts.items()))
     print(flush=True)

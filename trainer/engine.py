@@ -95,7 +95,11 @@ class TrainRun:
     workers: Annotated[int, Meta(ge=0, description="ranks; 0: one rank inside the driver, without Ray")] = 2
     zero: Annotated[
         int,
-        Meta(ge=0, le=3, description="ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too; one rank in fp32: 0"),
+        Meta(
+            ge=0,
+            le=3,
+            description="ZeRO stage: 1 shards optimizer states, 2 gradients too, 3 weights too; one rank in fp32, nothing offloaded: 0",
+        ),
     ] = 1
     offload: Annotated[
         Offload,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -216,12 +215,15 @@ def measured(
     """The manifest of the latest training of the same model, rows and precision on the same ranks; None where there was none. Of a model
     that is another stage's, only the number of its parameters is known to be the same."""
     wanted = {"sequence_length": params.sequence_length, "precision": params.precision}
-    ranks = {key: value for key, value in asdict(run).items() if key in SAME_RUN}
+
+    def kind(run: TrainRun) -> list[Any]:
+        return [getattr(run.as_it_runs(params.precision), key) for key in SAME_RUN]
+
     for manifest in reversed(manifests):
         metrics = manifest["metrics"]
         if (
             wanted.items() <= manifest["params"].items()
-            and ranks.items() <= manifest["run"].items()
+            and kind(msgspec.convert(manifest["run"], TrainRun)) == kind(run)
             and msgspec.convert(manifest["params"]["model"], ModelConfig | None) == params.model
             and metrics.get("parameters") == parameters.exact
             and metrics.get("tokens_per_second")

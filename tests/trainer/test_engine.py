@@ -297,6 +297,7 @@ def test_draws_on_gpus_that_are_to_be_deterministic_are_refused() -> None:
 def test_what_is_sound_is_not_refused() -> None:
     threaded: list[dict[str, Any]] = [{"threads": 2, "cpus_per_worker": 2.0}, {"cpus_per_worker": 0.5}, {"workers": 0, "threads": 2}]
     runs = [("bf16", {"zero": 2}), ("fp16", {"zero": 1, **GPU}), ("fp32", {"zero": 3, "offload": "parameters"})]
+    runs.append(("fp32", {"workers": 1, "zero": 3, "compile": True}))  # runs at ZeRO 0
     for precision, run in [*runs, *(("fp32", run) for run in threaded)]:
         preflight("sft", Optimization(precision=precision), TrainRun(**run))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="betas"):

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -175,6 +175,16 @@ def test_the_latest_training_of_the_same_kind_says_how_fast_it_is(built: list[Ma
     if speed is not None:
         assert outlook.figures["time_s"] == pytest.approx(PARAMS.max_steps * PARAMS.batch_tokens / speed)
         assert outlook.seconds == pytest.approx(outlook.figures["time_s"] + 25 - 80_000 / speed)
+
+
+@pytest.mark.parametrize(("precision", "same"), [("fp32", True), ("bf16", False)])
+def test_a_rank_alone_in_fp32_is_planned_at_the_stage_it_runs_at(precision: Literal["fp32", "bf16"], same: bool) -> None:
+    params, alone = replace(PARAMS, precision=precision), TrainRun(workers=1, zero=3)
+    built = manifest(params, alone)
+    outlook = plan_pretraining(Prospect(params, replace(alone, zero=1), Assumptions(), {"tokenizer": Upstream(None)}, manifests=[built]))
+    assert outlook is not None
+    assert outlook.figures["measured"] is same
+    assert any(f" a rank at ZeRO {0 if same else 1}, " in line for line in outlook.lines)
 
 
 @pytest.mark.parametrize(
